@@ -1,0 +1,33 @@
+"""Losses as weighted sums, from a network's forward pass."""
+
+import functools
+
+import jax.numpy as jnp
+import optax
+
+from sparse_mu.types import ApplyFn, Batch, Key, LossAux, LossFn, Params, PyTree
+
+
+@functools.lru_cache(maxsize=64)
+def classification(apply_fn: ApplyFn, *, train: bool = True) -> LossFn:
+    """Cross entropy ``sum_i weight_i * -log softmax(logits_i)[label_i]`` of a classifier.
+
+    Args:
+        apply_fn: the network.
+        train: the BatchNorm (and dropout) mode, fixed in the loss: True uses and updates batch
+            statistics, False keeps the running ones.
+
+    Returns:
+        A :class:`~sparse_mu.types.LossFn`; the same object for the same arguments, so that
+        compiled programs are found again.
+    """
+
+    def loss_fn(params: Params, net_state: PyTree, batch: Batch, key: Key) -> tuple:
+        logits, net_state = apply_fn(params, net_state, batch.inputs, train=train, key=key)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        correct = jnp.argmax(logits, axis=-1) == batch.labels
+        aux = LossAux(jnp.sum(batch.weights), net_state, jnp.sum(batch.weights * correct))
+        # where, not *: a row of weight 0 adds exactly nothing, whatever its content
+        return jnp.sum(jnp.where(batch.weights != 0, batch.weights * losses, 0.0)), aux
+
+    return loss_fn

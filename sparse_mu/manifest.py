@@ -1,0 +1,101 @@
+"""What a run was made of and with: versions, device, digests; and the files derived from its rows."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from sparse_mu import checkpoint, report, summary
+from sparse_mu.stages import Workdir, WorkdirError, fingerprint
+
+_PACKAGES = ("sparse_mu", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def describe(data: str, digests: Mapping[str, object]) -> dict:
+    """The manifest of a finished run.
+
+    Args:
+        data: what the data are called.
+        digests: digests of data, forget sets, weights and masks.
+    """
+    devices = jax.local_devices()
+    return {
+        "data": data,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "digests": dict(digests),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that holds this package; None for an installed wheel."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_derived(
+    workdir: Workdir, rows: list[dict], flat: Mapping[str, object], manifest: dict | None
+) -> dict:
+    """Writes manifest, summary and report; returns the summary.
+
+    Args:
+        workdir: where.
+        rows: the rows of ``results.jsonl``.
+        flat: the flat config.
+        manifest: of the run, or None to take the one on disk (when only the report is rebuilt).
+
+    Raises:
+        WorkdirError: if there are no rows, or there is no manifest to take.
+    """
+    if not rows:
+        raise WorkdirError(f"workdir {workdir.path}: has no results yet; run without --report_only")
+    file = workdir.path / "manifest.json"
+    if manifest is None:
+        if not file.exists():
+            raise WorkdirError(f"workdir {workdir.path}: the run has not finished; continue it")
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        manifest["digests"]["results"] = fingerprint(without_times(rows))
+        checkpoint.write_atomically(file, json.dumps(manifest, indent=1))
+    made = summary.summarise(
+        rows, config=nested(flat), manifest=manifest, level=flat["evaluate.interval"]
+    )
+    checkpoint.write_atomically(workdir.path / "summary.json", json.dumps(made, indent=1))
+    report.write_report(made, rows, workdir.path / "report.html")
+    return made
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    """The rows without measured seconds: what two runs of one command have in common."""
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]
+
+
+def nested(flat: Mapping[str, object]) -> dict:
+    """``{"train.epochs": 15}`` as ``{"train": {"epochs": 15}}``."""
+    out: dict = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        inner = out
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return out

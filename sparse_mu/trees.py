@@ -1,0 +1,49 @@
+"""What ``jax.tree`` and ``optax.tree`` lack: the names of leaves and the first difference of trees."""
+
+import jax
+import numpy as np
+
+from sparse_mu.types import PyTree
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """Names every leaf by its path, as in ``"Dense_0/kernel"``, in the order of ``jax.tree.leaves``.
+
+    A tree that is itself a leaf is named ``"(root)"``.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(p, simple=True, separator="/") or "(root)" for p, _ in paths]
+
+
+def describe_mismatch(tree: PyTree, expected: PyTree, *, dtypes: bool = True) -> str | None:
+    """Says in one line where ``tree`` stops having the structure and shapes of ``expected``.
+
+    Args:
+        tree: the tree under test.
+        expected: a tree of arrays or of ``jax.ShapeDtypeStruct``.
+        dtypes: whether the types of the leaves must agree too.
+
+    Returns:
+        ``None`` when the trees agree, else a sentence that names the first leaf that does not.
+    """
+    names, expected_names = leaf_names(tree), leaf_names(expected)
+    missing = [name for name in expected_names if name not in set(names)]
+    if missing:
+        return f"leaf '{missing[0]}' is missing"
+    extra = [name for name in names if name not in set(expected_names)]
+    if extra:
+        return f"leaf '{extra[0]}' is not expected"
+    if jax.tree.structure(tree) != jax.tree.structure(expected):
+        return "the leaves have the same names but stand in other containers"
+    for name, leaf, wanted in zip(
+        names, jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True
+    ):
+        if np.shape(leaf) != tuple(wanted.shape):
+            return f"leaf '{name}' has shape {np.shape(leaf)}, expected {tuple(wanted.shape)}"
+        if dtypes and _dtype(leaf) != wanted.dtype:
+            return f"leaf '{name}' has dtype {_dtype(leaf)}, expected {wanted.dtype}"
+    return None
+
+
+def _dtype(leaf: PyTree) -> np.dtype:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype

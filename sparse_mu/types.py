@@ -1,0 +1,248 @@
+"""The words the whole package speaks: models, batches, unlearners and the functions they close over.
+
+Nothing here computes. Every type is a ``NamedTuple`` of arrays (so it is a pytree) or a ``Protocol``
+of a pure function; DESIGN words: a *trial* is one seed and one forget set.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import chex
+import jax
+import optax
+
+PyTree = Any
+Params = PyTree  # any pytree of float arrays
+Masks = PyTree  # a tree of bool arrays with the structure and shapes of Params; True = kept
+Scores = PyTree  # a tree of float arrays with the structure and shapes of Params
+Array = jax.Array
+Key = chex.PRNGKey
+
+Reads = Literal["retain", "forget", "both"]
+Passes = Literal["epochs", "once"]
+
+
+class Model(NamedTuple):
+    """What a network carries between calls.
+
+    Attributes:
+        params: any pytree of float arrays.
+        net_state: BatchNorm statistics and the like, explicit; ``()`` when there is none.
+    """
+
+    params: Params
+    net_state: PyTree = ()
+
+
+class Batch(NamedTuple):
+    """Examples of one step.
+
+    Attributes:
+        inputs: ``[B, ...]``, whatever the network reads (images, tokens).
+        labels: ``int32[B]``.
+        weights: ``float32[B]``; a row of weight 0 does not count.
+    """
+
+    inputs: Array
+    labels: Array
+    weights: Array
+
+
+class UnlearnBatch(NamedTuple):
+    """The examples one unlearning step may read; ``None`` where the method reads nothing."""
+
+    forget: Batch | None
+    retain: Batch | None
+
+
+class LossAux(NamedTuple):
+    """What a loss returns beside its weighted sum.
+
+    Attributes:
+        weight: ``float32[]``, the sum of the weights that entered the loss.
+        net_state: the network state after the forward pass.
+        correct: ``float32[]``, the weighted count of correct predictions.
+    """
+
+    weight: Array
+    net_state: PyTree
+    correct: Array
+
+
+class Stats(NamedTuple):
+    """Sums over the rows of one step (or of one epoch): divide by ``weight`` for means.
+
+    Attributes:
+        loss: ``float32[]``, weighted sum of losses.
+        weight: ``float32[]``, sum of weights.
+        correct: ``float32[]``, weighted count of correct predictions.
+        finite: ``bool[]``, False once a loss or a parameter was not finite.
+    """
+
+    loss: Array
+    weight: Array
+    correct: Array
+    finite: Array
+
+
+class Hyper(NamedTuple):
+    """Hyper-parameters of first-order methods, all leaves: changing one never recompiles.
+
+    Attributes:
+        learning_rate: peak step size of SGD.
+        momentum: ``buf = momentum * buf + d``.
+        weight_decay: added to the gradient as ``weight_decay * w`` (torch's rule).
+        sign: +1 descends the loss, -1 ascends it.
+        gamma: strength of the l1 penalty, mean over a paper schedule.
+        gamma_schedule: index into :data:`sparse_mu.proximal.GAMMA_SCHEDULES`.
+        lr_schedule: index into :data:`sparse_mu.optimiser.LEARNING_RATE_SCHEDULES`.
+        warmup_epochs: length of the linear warm-up, in epochs.
+        epochs: planned length of the training, in epochs; the schedules read it.
+        steps_per_epoch: steps in an epoch of this trial's own set; the schedules read it.
+    """
+
+    learning_rate: Array | float
+    momentum: Array | float
+    weight_decay: Array | float
+    sign: Array | float
+    gamma: Array | float
+    gamma_schedule: Array | int
+    lr_schedule: Array | int
+    warmup_epochs: Array | float
+    epochs: Array | float
+    steps_per_epoch: Array | float
+
+
+class UnlearnState(NamedTuple):
+    """Everything an unlearning step reads and writes.
+
+    Attributes:
+        model: the network; its pruned weights are exactly 0.
+        masks: boolean tree of the parameters' structure and shapes.
+        opt_state: the optimiser's state.
+        hyper: hyper-parameters as leaves (a :class:`Hyper` for first-order methods).
+        step: ``int32[]``, steps taken; randomness is ``fold_in(key, step)``.
+        key: the trial's key; never changed.
+        aux: what the method accumulates (Fisher sums, gradients); ``()`` otherwise.
+    """
+
+    model: Model
+    masks: Masks
+    opt_state: optax.OptState
+    hyper: PyTree
+    step: Array
+    key: Key
+    aux: PyTree
+
+
+class ApplyFn(Protocol):
+    """A network's forward pass as a pure function."""
+
+    def __call__(
+        self, params: Params, net_state: PyTree, inputs: Array, *, train: bool, key: Key
+    ) -> tuple[Array, PyTree]:
+        """Returns ``(logits [B, K], net_state)``; ``net_state`` is unchanged unless ``train``."""
+        ...
+
+
+class LossFn(Protocol):
+    """A loss that returns a weighted *sum*, never a mean: sums add over batches and devices."""
+
+    def __call__(
+        self, params: Params, net_state: PyTree, batch: Batch, key: Key
+    ) -> tuple[Array, LossAux]:
+        """Returns ``(sum_i weight_i * loss_i, LossAux)``; the BatchNorm mode is fixed inside."""
+        ...
+
+
+class StepFn(Protocol):
+    """One pure unlearning step."""
+
+    def __call__(self, state: UnlearnState, batch: UnlearnBatch) -> tuple[UnlearnState, Stats]:
+        """Returns the next state and the sums of this step."""
+        ...
+
+
+class Unlearner(NamedTuple):
+    """A method: three pure functions and two words about what they read.
+
+    Attributes:
+        init: ``(Model, Masks, Key) -> UnlearnState``; copies what it keeps.
+        step: ``(UnlearnState, UnlearnBatch) -> (UnlearnState, Stats)``.
+        finish: ``UnlearnState -> UnlearnState``; the identity for first-order methods, the update
+            itself for Fisher and influence. It may empty ``aux``; the model's tree stays the same.
+        reads: which set the step reads.
+        passes: ``"epochs"`` for methods that iterate, ``"once"`` for one pass over the data.
+    """
+
+    init: Callable[[Model, Masks, Key], UnlearnState]
+    step: StepFn
+    finish: Callable[[UnlearnState], UnlearnState]
+    reads: Reads
+    passes: Passes
+
+
+class Dataset(NamedTuple):
+    """Device-resident rows, shared by every trial.
+
+    Attributes:
+        inputs: ``[N, ...]``, uint8 for images.
+        labels: ``int32[N]``.
+    """
+
+    inputs: Array
+    labels: Array
+
+
+class Trials(NamedTuple):
+    """What differs between the T trials of a phase, apart from their states.
+
+    Attributes:
+        forget: ``bool[T, N]``, rows of the forget set.
+        retain: ``bool[T, N]``, rows of the retain set.
+        order_key: ``key[T]``, draws the order of every epoch.
+    """
+
+    forget: Array
+    retain: Array
+    order_key: Key
+
+
+class Lift(Protocol):
+    """Lifts a function of one trial over a leading trial axis and compiles it."""
+
+    def __call__(self, function: Callable[..., PyTree], *, donate: bool) -> Callable[..., PyTree]:
+        """``function(state, own, shared) -> out`` becomes the same over ``[G]`` states and own."""
+        ...
+
+
+class Execution(NamedTuple):
+    """The one seam between pure per-trial functions and the devices they run on.
+
+    Attributes:
+        axis_name: the axis over which steps must sum; ``None`` when XLA inserts the collectives.
+        compile: lifts a one-trial function over a group of trials and compiles it.
+        put_state: places a ``[G, ...]`` tree (states, what is a trial's own).
+        put_shared: places what all trials share (the data set).
+        put_batch: called *inside* the compiled step on the gathered batch (a sharding constraint).
+        get: brings a ``[G, ...]`` tree back to the host as numpy arrays.
+        group: trials per dispatch (one per device, or all of them when they are vmapped).
+        loop: whether steps loop inside the compiled program or in Python (convolutions on CPU).
+    """
+
+    axis_name: str | None
+    compile: Lift
+    put_state: Callable[[PyTree], PyTree]
+    put_shared: Callable[[PyTree], PyTree]
+    put_batch: Callable[[PyTree], PyTree]
+    get: Callable[[PyTree], PyTree]
+    group: int
+    loop: Literal["compiled", "python"]
+
+
+class TrainFn(Protocol):
+    """Training as procedures (OMP, un-pruning) see it: T models from start to stop epochs."""
+
+    def __call__(self, model: Model, masks: Masks, *, start: int, stop: int) -> Model:
+        """Returns the ``[T]`` models trained from epoch ``start`` to epoch ``stop``."""
+        ...
