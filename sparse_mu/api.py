@@ -26,6 +26,8 @@ def _checked(name: str, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{name}: labels must be a vector of integers, got {labels.dtype}{list(labels.shape)}"
         )
+    if labels.size and labels.min() < 0:
+        raise ValueError(f"{name}: label {labels.min()} is no class")
     if len(inputs) != len(labels):
         raise ValueError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
     if not len(labels):

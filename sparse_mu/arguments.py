@@ -1,11 +1,15 @@
 """The command line: absl flags and a locked config, every mistake one line."""
 
-import importlib.util
+import ast
+import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import RequiredValueError
+from ml_collections.config_flags.tuple_parser import TupleParser
 
 from sparse_mu import config as rules
 from sparse_mu.config import ConfigError
@@ -13,75 +17,43 @@ from sparse_mu.config import ConfigError
 EXAMPLE = "python -m sparse_mu.main --config=configs/digits.py --workdir=runs/digits"
 
 
-def define(values: flags.FlagValues) -> None:
-    """Declares the flags of the main command."""
+def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Declares the flags of the main command; ``argv`` names the keys that are overridden."""
     config_flags.DEFINE_config_file(
-        "config", None, "Config file; --config.a.b=value overrides.", flag_values=values
+        "config",
+        None,
+        "Config file; --config.a.b=value overrides.",
+        flag_values=values,
+        sys_argv=list(argv),
     )
     flags.DEFINE_string("workdir", None, "Folder for everything the run makes.", flag_values=values)
     flags.DEFINE_bool(
         "report_only", False, "Rebuild summary and report of a workdir.", flag_values=values
     )
-    flags.DEFINE_bool("help", False, "Show the configs and an example.", flag_values=values)
+    flags.DEFINE_bool(
+        "help", False, "Show the configs and an example.", short_name="h", flag_values=values
+    )
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """Parses a command line.
-
-    Args:
-        argv: the program and its arguments. ml_collections looks for overrides in ``sys.argv``,
-            which must be the same.
+    """Parses a command line: the program and its arguments.
 
     Raises:
-        ConfigError: on any flag or override that cannot be, naming it and what is allowed.
+        ConfigError: on any flag, override or config file that cannot be, naming it and what is
+            allowed.
     """
-    values = flags.FlagValues()
-    define(values)
-    try:
-        rest = values(list(argv))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise _explain(argv, values, error) from error
-    except SyntaxError as error:
-        raise ConfigError(f"--config: {error.filename}, line {error.lineno}: {error.msg}") from error
-    if len(rest) > 1:
-        raise ConfigError(f"argument {rest[1]!r} is not a flag; flags start with --, as in {EXAMPLE}")
-    return values
-
-
-def _explain(
-    argv: Sequence[str], values: flags.FlagValues, error: Exception
-) -> ConfigError:
-    """Finds the argument that made absl or ml_collections fail."""
-    files = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    if files and not Path(files[-1]).is_file():
-        return ConfigError(f"--config={files[-1]}: there is no such file; {listing()}")
-    for argument in argv[1:]:
-        name, _, text = argument.lstrip("-").partition("=")
-        if not name.startswith("config."):
-            continue
-        key = name.removeprefix("config.")
-        if not files:
-            return ConfigError(f"--{name}: overrides need --config=FILE before them")
+    for key, _ in _overrides(argv):
         if key not in rules.RULES:
-            return rules.unknown_key(key)
-        if "=" not in argument:
-            return ConfigError(f"--{name}: needs a value, as in --{name}=VALUE")
-        if f"--{name}={text}" in str(error) or len(_overrides(argv)) == 1:
-            return ConfigError(f"config.{key} = {text!r}: must be {rules.RULES[key].allowed}")
-    if isinstance(error, flags.UnrecognizedFlagError):
-        hint = rules.nearest(error.flagname, ["config", "workdir", "report_only"])
-        return ConfigError(f"--{error.flagname}: there is no such flag{hint}")
-    if files and not isinstance(error, flags.Error):
-        return ConfigError(f"--config={files[-1]}: {type(error).__name__}: {_line(error)}")
-    return ConfigError(_line(error))
-
-
-def _overrides(argv: Sequence[str]) -> list[str]:
-    return [argument for argument in argv if argument.startswith("--config.")]
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+            raise rules.unknown_key(key)
+    values = flags.FlagValues()
+    try:
+        define(values, argv)
+        rest = values(list(argv))
+    except (Exception, SystemExit) as error:  # a config file may raise whatever it likes
+        raise _explain(argv, error) from error
+    if len(rest) > 1:
+        raise ConfigError(f"argument {rest[1]!r} is no flag; flags start with --, as in {EXAMPLE}")
+    return values
 
 
 def flat_config(values: flags.FlagValues) -> dict[str, object]:
@@ -90,16 +62,87 @@ def flat_config(values: flags.FlagValues) -> dict[str, object]:
     Raises:
         ConfigError: if the config is not one, or any key of it is wrong.
     """
-    config = values.config
-    if not isinstance(config, ConfigDict):
-        raise ConfigError("--config: the file's get_config() must return a ConfigDict")
-    return rules.check(config.to_dict())
+    file = values["config"].config_filename
+    if not isinstance(values.config, ConfigDict):
+        raise _fault(file) or ConfigError(f"--config={file}: get_config() must return a ConfigDict")
+    try:
+        config = values.config.to_dict()
+    except RequiredValueError as error:
+        raise ConfigError(f"--config={file}: {_line(error)}") from error
+    return rules.check(config)
+
+
+def _arguments(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    """``(name, value)`` of what looks like a flag; its value may be the next argument."""
+    found = []
+    for argument, following in zip(argv[1:], [*argv[2:], None], strict=False):
+        if argument.startswith("-"):
+            name, equals, text = argument.lstrip("-").partition("=")
+            found.append((name, text if equals else following))
+    return found
+
+
+def _overrides(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    named = [(name.partition("."), text) for name, text in _arguments(argv)]
+    return [(key, text) for (flag, dot, key), text in named if flag == "config" and dot]
+
+
+def _explain(argv: Sequence[str], error: BaseException) -> ConfigError:
+    """Finds the argument that made absl or ml_collections fail."""
+    files = [text for name, text in _arguments(argv) if name == "config" and text]
+    if files and (fault := _fault(files[-1])):
+        return fault
+    for key, text in _overrides(argv):
+        if not files:
+            return ConfigError(f"--config.{key}: overrides need --config=FILE before them")
+        if text is None:
+            return ConfigError(f"--config.{key}: needs a value, as in --config.{key}=VALUE")
+        if not _is_readable(key, text):
+            return rules.not_allowed(key, text)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        hint = rules.nearest(error.flagname, ["config", "workdir", "report_only", "help"], "--")
+        return ConfigError(f"--{error.flagname}: there is no such flag{hint}")
+    return ConfigError(_line(error))
+
+
+def _is_readable(key: str, text: str) -> bool:
+    parsers = {int: flags.IntegerParser(), float: flags.FloatParser(), tuple: TupleParser()}
+    try:
+        parsers.get(rules.RULES[key].types[0], flags.ArgumentParser()).parse(text)
+    except Exception:  # literal_eval raises many kinds
+        return False
+    return True
+
+
+def _fault(given: str) -> ConfigError | None:
+    """Why a config file cannot be used, with its line: runs it once more, apart from the flags."""
+    file, colon, parameter = given.partition(":")
+    if not os.path.isfile(file):
+        return ConfigError(f"--config={given}: there is no such file; {listing()}")
+    try:
+        module = {"__name__": "config", "__file__": file}
+        exec(compile(Path(file).read_bytes(), file, "exec"), module)
+        if "get_config" not in module:
+            return ConfigError(f"--config={given}: defines no function get_config()")
+        module["get_config"](*[parameter] if colon else [])
+    except (Exception, SystemExit) as error:
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in trace if frame.filename == file]
+        lines += [error.lineno] if isinstance(error, SyntaxError) else []
+        where = f"line {lines[-1]}: " if lines else ""
+        what = f"{type(error).__name__}: {_line(error)}"
+        return ConfigError(f"--config={given}: {where}{what}")
+    return None
+
+
+def _line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def config_files() -> list[Path]:
     """The configs that come with the package: of the checkout, or of the installed wheel."""
     package = Path(__file__).parent
-    folders = [folder for folder in (package / "configs", package.parent / "configs")]
+    folders = (package / "configs", package.parent / "configs")
     return [file for folder in folders for file in sorted(folder.glob("*.py"))]
 
 
@@ -112,10 +155,8 @@ def overview() -> str:
     """What a user who gave no config should see: every config in a line, and one example."""
     lines = ["usage: python -m sparse_mu.main --config=FILE --workdir=DIR [--config.a.b=VALUE]", ""]
     for file in config_files():
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        lines.append(f"  {_shown(file):<34} {(module.__doc__ or '').strip().splitlines()[0]}")
+        described = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {_shown(file):<34} {described.partition(chr(10))[0]}")
     return "\n".join([*lines, "", "for example:", f"  {EXAMPLE}"])
 
 

@@ -155,13 +155,15 @@ def legend(summary: dict) -> list[str]:
             f"Noise floor: {FLOOR}, retraining once more with another seed; what chance alone "
             "does. Of the dense arm where the target is retrain_dense."
         )
+    repeats = summary["config"].get("evaluate", {}).get("rte_repeats", "several")
+    timing = f"RTE: median seconds of {repeats} runs of one trial alone, compiling left out."
     if not max(summary["sparsities"]):
-        return [*lines, "Target: retrain = retrained without the forget set."]
+        return [*lines, "Target: retrain = retrained without the forget set.", timing]
     return [
         *lines,
         "Targets: retrain = retrained without the forget set, the arm's own mask; retrain_dense = "
         "not pruned; retrain_repruned = mask found without the forget set.",
-        "RTE + pruning adds the seconds that made the sparse model from the dense one.",
+        timing + " RTE + pruning adds the seconds that made the sparse model from the dense one.",
     ]
 
 
@@ -175,7 +177,7 @@ def _cell(summary: dict, method: str, column: Column, decimals: int) -> Cell:
         return Cell()
     note = f"n = {figure['n']}"
     if column.kind == "seconds":
-        return Cell(_spread(figure, _seconds(figure["mean"])) + _count(summary, figure), note=note)
+        return Cell(_seconds(figure["mean"])(figure["mean"]))  # one trial, timed several times
     if column.kind == "with pruning":
         pruning = summary["cells"][method][key].get("prune_seconds")
         total = figure["mean"] + pruning["mean"] if pruning else None

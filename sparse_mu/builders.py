@@ -133,8 +133,7 @@ def build(flat: Flat) -> Experiment:
         network=network,
         training=build_training(flat, network),
         methods={
-            name: build_method(name, flat, network, class_wise)
-            for name in flat["unlearn.methods"]
+            name: build_method(name, flat, network, class_wise) for name in flat["unlearn.methods"]
         },
         sparsities=tuple(sorted(s for s in flat["prune.sparsities"] if s > 0)),
         rewind_epoch=None if rewind < 0 else rewind,
@@ -326,6 +325,7 @@ def build_method(
                     return hyper._replace(classes=forgotten[: len(hyper.classes)])
 
         case "influence":
+            _check_influence_memory(flat, network)
             unlearner = unlearn.influence_unlearning(
                 frozen_loss,
                 flat[f"{group}.alpha"],
@@ -337,6 +337,17 @@ def build_method(
     once = unlearner.passes == "once"
     epochs = 1 if once else flat[f"{group}.epochs"]
     return Method(unlearner, epochs, flat[f"{group}.batch_size"], adapt)
+
+
+def _check_influence_memory(flat: Flat, network: Network) -> None:
+    shapes = jax.eval_shape(network.init, jax.random.key(0)).params
+    row_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    most = unlearn.influence.BYTE_BUDGET // row_bytes
+    if flat["unlearn.influence.rows"] > most:
+        raise ConfigError(
+            f"config.unlearn.influence.rows = {flat['unlearn.influence.rows']}: must be at most "
+            f"{most}, as many gradients of this network as fit into 1 GiB"
+        )
 
 
 def build_executions(flat: Flat) -> tuple[Execution, Execution]:

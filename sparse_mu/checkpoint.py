@@ -1,9 +1,11 @@
 """Finished stages on disk: an orbax tree and a JSON of scalars, complete or not there at all."""
 
+import contextlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from sparse_mu import trees
 from sparse_mu.types import PyTree
 
 _TREE, _META = "tree", "meta.json"
+LONGEST_REASON = 200  # characters
 
 
 class CheckpointError(Exception):
@@ -36,16 +39,22 @@ def save(folder: Path, tree: PyTree, meta: Mapping[str, object]) -> None:
         folder: the stage's own folder; leftovers of an unfinished attempt are replaced.
         tree: arrays.
         meta: JSON-able scalars and lists (orbax would change their types).
+
+    Raises:
+        CheckpointError: if the disk does not take it.
     """
     import orbax.checkpoint as ocp
 
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((folder / _TREE).absolute(), _plain(tree))
-        checkpointer.wait_until_finished()
-    write_atomically(folder / _META, json.dumps(dict(meta)))
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((folder / _TREE).absolute(), _plain(tree))
+            checkpointer.wait_until_finished()
+        write_atomically(folder / _META, json.dumps(dict(meta)))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"stage {folder} cannot be saved: {_reason(error)}") from error
 
 
 def is_finished(folder: Path) -> bool:
@@ -70,18 +79,40 @@ def restore(folder: Path, like: PyTree) -> tuple[PyTree, dict]:
     path = (folder / _TREE).absolute()
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), like)
     plain = _plain(target)
+    again = "delete that folder, and the same command makes it again"
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(path).item_metadata.tree
-            if difference := trees.describe_mismatch(stored, plain):
-                raise CheckpointError(f"stage {folder.name} does not fit: {difference}")
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(path).item_metadata
+            if stored is None:
+                raise FileNotFoundError("its tree is gone or damaged")
+            if difference := trees.describe_mismatch(stored.tree, plain):
+                raise CheckpointError(f"stage {folder} does not fit: {difference}; {again}")
             restored = checkpointer.restore(path, plain)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"stage {folder.name} cannot be read: {reason}") from error
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"stage {folder} cannot be read: {_reason(error)}; {again}"
+        raise CheckpointError(reason) from error
+    leaves = [np.asarray(restored[name]) for name in plain]  # jax would sort the names
     return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back orbax's log: what fails is our one line, not its tracebacks."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """One line; of a long one, such as tensorstore's, the end, where the cause stands."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = line.partition(" [source locations")[0]
+    return line if len(line) <= LONGEST_REASON else "..." + line[-LONGEST_REASON:]
 
 
 def _plain(tree: PyTree) -> dict:

@@ -1,4 +1,4 @@
-"""What a run was made of and with: versions, device, digests; and the files derived from its rows."""
+"""What a run was made of and with, and the files derived from its rows."""
 
 import importlib.metadata
 import json
@@ -71,8 +71,15 @@ def write_derived(
     file = workdir.path / "manifest.json"
     if manifest is None:
         if not file.exists():
-            raise WorkdirError(f"workdir {workdir.path}: the run has not finished; continue it")
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+            raise WorkdirError(
+                f"workdir {workdir.path}: the run has not finished; run without --report_only"
+            )
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WorkdirError(
+                f"{file}: is damaged ({error}); run without --report_only to write it again"
+            ) from error
     else:
         manifest["digests"]["results"] = fingerprint(without_times(rows))
         checkpoint.write_atomically(file, json.dumps(manifest, indent=1))

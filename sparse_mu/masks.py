@@ -112,12 +112,18 @@ def from_scores(
     return jax.tree.unflatten(structure, masks)
 
 
-def sparsity(masks: Masks, prunable: Prunable = convolution_kernels) -> Array:
-    """Fraction of pruned entries among the prunable leaves, ``float32[]``."""
+def pruned(masks: Masks, prunable: Prunable = convolution_kernels) -> tuple[Array, int]:
+    """How many prunable entries are pruned, ``int32[]``, and how many prunable there are."""
     flags = jax.tree.leaves(prunable_leaves(masks, prunable))
     leaves = [leaf for leaf, flag in zip(jax.tree.leaves(masks), flags, strict=True) if flag]
-    kept = sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in leaves)
-    return 1.0 - kept / sum(leaf.size for leaf in leaves)
+    count = sum(jnp.sum(~leaf, dtype=jnp.int32) for leaf in leaves)
+    return count, sum(leaf.size for leaf in leaves)
+
+
+def sparsity(masks: Masks, prunable: Prunable = convolution_kernels) -> Array:
+    """Fraction of pruned entries among the prunable leaves, ``float32[]``."""
+    count, total = pruned(masks, prunable)
+    return count / total
 
 
 def union(first: Masks, second: Masks) -> Masks:

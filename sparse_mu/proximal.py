@@ -27,7 +27,7 @@ def gamma_at(gamma: Array, schedule: Array, epoch: Array, epochs: Array) -> Arra
         epoch: t, counted from 0.
         epochs: T.
     """
-    fraction = epoch / epochs
+    fraction = jnp.clip(epoch / epochs, 0.0, 1.0)
     factors = jnp.stack([jnp.ones_like(fraction), 2 * fraction, 2 - 2 * fraction])
     return gamma * jnp.take(factors, schedule, axis=0)
 

@@ -1,7 +1,7 @@
 """The pipeline: train, prune, unlearn, evaluate; each act a plain function of arrays.
 
-Every act yields :class:`Arm` s, the T models of one method at one sparsity. Each is a stage on disk,
-so a run that was stopped continues with the first stage that is not finished.
+Every act makes an :class:`Arm`, the T models of one method at one sparsity. Each is a stage on
+disk, so a run that was stopped continues with the first stage that is not finished.
 """
 
 import statistics
@@ -169,16 +169,15 @@ class Run:
 
         like = (self.theta_0, self.dense, self.theta_0)
         name = f"{method}-{sparsity:g}"
-        stage = self.workdir.stage(name, (self.data_print, *depends_on), made, like)
+        parts = (self.data_print, sparsity, *depends_on)
+        stage = self.workdir.stage(name, parts, made, like)
         return Arm(method, sparsity, *stage.tree, stage.meta, stage.fingerprint)
 
     def config_of(self, *groups: str) -> dict[str, object]:
         """The part of the config that lies under ``groups``, for fingerprints."""
         config = self.x.config
         always = ("seed", "trials", "model.", "execution.")
-        return {
-            key: value for key, value in config.items() if key.startswith((*groups, *always))
-        }
+        return {key: value for key, value in config.items() if key.startswith((*groups, *always))}
 
 
 def _units(method: Method) -> float:
@@ -196,13 +195,18 @@ def _meta(result: FitResult, trials: int, latencies: list[float]) -> dict:
     }
 
 
-def _timed(run: Run, again: Callable[[], FitResult]) -> list[float]:
-    """Latencies of one trial alone; the first run, which may compile, is not counted."""
-    first = again()
-    repeats = run.x.config["evaluate.rte_repeats"]
-    counted = [] if first.compile_seconds > 0.1 * first.seconds else [first.seconds]
-    counted += [again().seconds for _ in range(repeats - len(counted))]
-    return counted
+def _latencies(
+    run: Run, together: FitResult, alone: Callable[[], FitResult], repeats: int | None = None
+) -> list[float]:
+    """Seconds of one trial run alone, several times; a run of one trial is one of them.
+
+    A run that had to compile is not counted.
+    """
+    repeats = repeats or run.x.config["evaluate.rte_repeats"]
+    counted = [together.seconds] if run.trials == 1 else []
+    if not counted and run.x.alone is not run.x.execution:
+        alone()  # another program: compiles here
+    return counted + [alone().seconds for _ in range(repeats - len(counted))]
 
 
 def train(
@@ -237,15 +241,16 @@ def train(
 
         result = go()
         rewind = result.snapshots[x.rewind_epoch] if snapshots else theta_0
-        latencies = _timed(run, lambda: go(only_first=True))
+        # what is timed is unlearning: the original is not, and the reseeded model costs the same
+        timed = method == "retrain"
+        latencies = _latencies(run, result, lambda: go(only_first=True)) if timed else []
         return result.model, masks, rewind, _meta(result, run.trials, latencies)
 
-    return run.arm(method, sparsity, (run.config_of("train.", "prune.rewind"), *depends_on), make)
+    recipe = run.config_of("train.", "prune.method", "prune.rewind")
+    return run.arm(method, sparsity, (recipe, *depends_on), make)
 
 
-def prune(
-    run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndarray
-) -> Arm:
+def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndarray) -> Arm:
     """The sparse model of a dense one by OMP; rewound weights are trained again on ``retain``."""
     x = run.x
     back = x.rewind_epoch
@@ -289,16 +294,17 @@ def prune(
             meta = dense.meta | {"prune_seconds": 0.0, "rte_seconds": None, "rte_repeats": []}
             return pruned.model, pruned.masks, dense.rewind, meta
 
-        def latency() -> FitResult:
-            go(only_first=True)
-            return fits[-1]
+        meta = _meta(fits[0], run.trials, [])
+        if method == "original":  # the cost of the sparse arm: one trial alone, once
 
-        latencies = _timed(run, latency)
-        meta = _meta(fits[0], run.trials, latencies)
-        meta["prune_seconds"] = meta["rte_seconds"]
+            def alone() -> FitResult:
+                go(only_first=True)
+                return fits[-1]
+
+            meta["prune_seconds"] = _latencies(run, fits[0], alone, repeats=1)[0]
         return pruned.model, pruned.masks, dense.rewind, meta
 
-    depends_on = (run.config_of("train.", "prune.rewind"), dense.fingerprint)
+    depends_on = (run.config_of("train.", "prune.method", "prune.rewind"), dense.fingerprint)
     return run.arm(method, sparsity, depends_on, make)
 
 
@@ -320,7 +326,7 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
             )
 
         result = go()
-        latencies = _timed(run, lambda: go(only_first=True))
+        latencies = _latencies(run, result, lambda: go(only_first=True))
         meta = _meta(result, run.trials, latencies)
         return result.model, original.masks, run.theta_0, meta
 
@@ -364,7 +370,7 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
         execution=x.execution,
         prepare=x.prepare_eval,
     )
-    sparsities = np.asarray(jax.vmap(mask_trees.sparsity)(arm.masks), np.float64)
+    pruned, prunable = jax.vmap(mask_trees.pruned, out_axes=(0, None))(arm.masks)
     test = np.arange(len(data.labels)) >= data.train_rows
 
     def of_trial(trial: int) -> dict:
@@ -372,12 +378,12 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
         forget[: data.train_rows] = data.forget[trial]
         members = {"retain": ~forget & ~test, "forget": forget, "test": test}
         classes = data.forgotten_classes[trial]
-        judged = metrics.row_metrics(logits[trial], data.labels, **members, forgotten_classes=classes)
+        given = {**members, "forgotten_classes": classes}
+        judged = metrics.row_metrics(logits[trial], data.labels, **given)
         judged |= membership.membership_metrics(
             logits[trial],
             data.labels,
-            **members,
-            forgotten_classes=classes,
+            **given,
             seed=x.config["seed"] + trial,
             draws=x.config["evaluate.mia_draws"],
             feature=x.config["evaluate.mia_feature"],
@@ -390,8 +396,8 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
             "forgotten_classes": list(classes),
             "n_forget": int(forget.sum()),
             "n_retain": int(members["retain"].sum()),
-            **judged,
-            "mask_sparsity": float(sparsities[trial]),
+            **{key: value if np.isfinite(value) else None for key, value in judged.items()},
+            "mask_sparsity": int(pruned[trial]) / int(prunable),
             "diverged": arm.meta["diverged"][trial],
             **{
                 key: arm.meta[key]

@@ -1,6 +1,7 @@
 """What the user sees while a run goes on and when it ends."""
 
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -49,9 +50,16 @@ class ProgressBar:
         self._bar.update(self._task, act=act, description=what, completed=done, total=total)
 
 
-def show(summary: dict) -> None:
-    """Prints the table of a run on standard output, in colour where the terminal has colour."""
+def show(summary: dict, report: Path) -> None:
+    """Prints the table of a run on standard output, in colour where the terminal has colour.
+
+    Args:
+        summary: of the run.
+        report: where its report is; said on standard error, so that the table stands alone.
+    """
     console = Console(file=sys.stdout)
     width = console.width if console.is_terminal else 120
     console = Console(file=sys.stdout, width=width)
     console.print(table.render(summary, width=width, colour=console.color_system is not None))
+    sys.stdout.flush()
+    print(f"\nreport: {report}", file=sys.stderr)

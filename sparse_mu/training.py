@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from sparse_mu.types import (
     Array,
@@ -188,7 +189,24 @@ def _programs(
 def _finish_program(
     finish: Callable[[UnlearnState], UnlearnState], execution: Execution
 ) -> Callable[..., PyTree]:
-    return execution.compile(lambda state, own, shared: finish(state), donate=True)
+    def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, Array]:
+        """Keeps the model where finishing would leave a parameter that is not finite."""
+        del own, shared
+        finished = finish(state).model
+        finite = jnp.isfinite(optax.tree.norm(finished.params))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), finished, state.model)
+        return kept, finite
+
+    return execution.compile(held, donate=False)
+
+
+def _first_carry(execution: Execution, started: tuple) -> _Carry:
+    """The carry before an epoch's first step, made outside the programs."""
+    state, alive = started
+    zeros = execution.put_state(np.zeros(alive.shape, np.float32))
+    # each sum gets its own buffer: a donated carry may not hold one array twice
+    sums = [jnp.copy(zeros) for _ in range(3)]
+    return _Carry(state, jnp.copy(alive), Stats(*sums, alive))
 
 
 def _compile(
@@ -203,8 +221,13 @@ def _compile(
     began = time.perf_counter()
     if execution.loop == "compiled":
         programs.whole.lower(started, own, shared).compile()
+    else:
+        programs.order.lower((), own, shared).compile()
+        orders, _ = programs.order((), own, shared)
+        carry = _first_carry(execution, started)
+        programs.step.lower(carry, (own, orders), (*shared, np.int32(0))).compile()
     if unlearner.passes == "once":
-        _finish_program(unlearner.finish, execution).lower(started[0], own, ()).compile()
+        _finish_program(unlearner.finish, execution).lower(started[0], (), ()).compile()
     return time.perf_counter() - began
 
 
@@ -213,12 +236,8 @@ def _run_epoch(
 ) -> tuple:
     if execution.loop == "compiled":
         return programs.whole(started, own, shared)
-    state, alive = started
     orders, steps = programs.order((), own, shared)
-    zeros = execution.put_state(np.zeros(alive.shape, np.float32))
-    # each sum gets its own buffer: a donated carry may not hold one array twice
-    sums = [jnp.copy(zeros) for _ in range(3)]
-    carry = _Carry(state, jnp.copy(alive), Stats(*sums, alive))
+    carry = _first_carry(execution, started)
     for index in range(int(np.max(execution.get(steps)))):
         carry = programs.step(carry, (own, orders), (*shared, np.int32(index)))
     return (carry.state, jnp.copy(carry.alive)), carry.stats
@@ -230,9 +249,7 @@ def _with_horizon(hyper: PyTree, members: np.ndarray, batch_size: int, epochs: i
         return hyper
     rows = np.sum(members, axis=1)
     steps = np.maximum(-(-rows // batch_size), 1).astype(np.float32)
-    return hyper._replace(
-        epochs=np.full_like(steps, epochs), steps_per_epoch=steps
-    )
+    return hyper._replace(epochs=np.full_like(steps, epochs), steps_per_epoch=steps)
 
 
 def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
@@ -287,9 +304,16 @@ def fit(
 
     Returns:
         The finished models on the host; see :class:`FitResult`.
+
+    Raises:
+        ValueError: if there is no epoch to run, or a snapshot is asked for outside of them.
     """
     if unlearner.passes == "once":
         start, epochs = 0, 1
+    if not 0 <= start < epochs:
+        raise ValueError(f"start = {start}, epochs = {epochs}: there is no epoch to run")
+    if not all(start <= epoch <= epochs for epoch in snapshot_epochs):
+        raise ValueError(f"snapshot_epochs = {snapshot_epochs}: must be in [{start}, {epochs}]")
     if isinstance(unlearner.step, OneSet):
         step, reads = unlearner.step.on_batch, None
     else:
@@ -335,8 +359,10 @@ def fit(
                 on_epoch(done, total)
         state, alive = started
         if unlearner.passes == "once":
-            state = _finish_program(unlearner.finish, execution)(state, own, ())
-        results.append(execution.get((state.model, alive)))
+            finished, finite = _finish_program(unlearner.finish, execution)(state, (), ())
+            results.append(execution.get((finished, alive & finite)))
+        else:
+            results.append(execution.get((state.model, alive)))
         if epochs in snapshots:
             snapshots[epochs].append(results[-1][0])
         stats_of.append(execution.get(epoch_stats))

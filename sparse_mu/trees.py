@@ -1,4 +1,4 @@
-"""What ``jax.tree`` and ``optax.tree`` lack: the names of leaves and the first difference of trees."""
+"""What ``jax.tree`` and ``optax.tree`` lack: names of leaves and the first difference of trees."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from sparse_mu.types import PyTree
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """Names every leaf by its path, as in ``"Dense_0/kernel"``, in the order of ``jax.tree.leaves``.
+    """Names every leaf by its path, as in ``"Dense_0/kernel"``, in ``jax.tree.leaves``'s order.
 
     A tree that is itself a leaf is named ``"(root)"``.
     """

@@ -1,7 +1,7 @@
-"""The words the whole package speaks: models, batches, unlearners and the functions they close over.
+"""The words the whole package speaks: models, batches, unlearners and what they close over.
 
-Nothing here computes. Every type is a ``NamedTuple`` of arrays (so it is a pytree) or a ``Protocol``
-of a pure function; DESIGN words: a *trial* is one seed and one forget set.
+Nothing here computes. Every type is a ``NamedTuple`` of arrays (so it is a pytree) or a
+``Protocol`` of a pure function. A *trial* is one seed and one forget set.
 """
 
 from collections.abc import Callable

@@ -138,8 +138,8 @@ def _prepared(name: str, data_dir: str | Path) -> "tfds.core.DatasetBuilder":
         raise DataError(f"TFDS knows no data set {name!r}: {reason}") from error
     if not builder.is_prepared() or builder.info.file_format.value != "array_record":
         raise DataError(
-            f"{name} is not prepared as array_record in {data_dir}; run: "
-            f"python -m sparse_mu.prepare --dataset={name} --data_dir={data_dir}"
+            f"{name} is not prepared as array_record in {data_dir}; where TensorFlow is "
+            f"installed, run: tfds build {name} --file_format=array_record --data_dir={data_dir}"
         )
     features = builder.info.features
     if "image" not in features or "label" not in features:

@@ -52,6 +52,18 @@ def begin(
     )
 
 
+def device_own(tree: PyTree, batch: Batch, axis_name: str | None) -> PyTree:
+    """Marks replicated leaves as each device's own before they are differentiated.
+
+    Under ``shard_map`` with its default ``check_vma=True`` jax sums the gradient with respect to a
+    replicated value over the axis; the step's own ``psum`` would then count it twice.
+    Elsewhere (``pmap``, ``vmap``, ``check_vma=False``) nothing is marked.
+    """
+    if axis_name is None or axis_name not in jax.typeof(batch.weights).manual_axis_type.varying:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
+
+
 def unchanged(state: UnlearnState) -> UnlearnState:
     """The ``finish`` of a method whose steps have done all the work."""
     return state
@@ -80,5 +92,7 @@ class OneSet:
         """
         chosen = getattr(batch, self.reads)
         if chosen is None:
-            raise ValueError(f"this unlearner reads the {self.reads} set: batch.{self.reads} is None")
+            raise ValueError(
+                f"this unlearner reads the {self.reads} set: batch.{self.reads} is None"
+            )
         return self.on_batch(state, chosen)

@@ -15,7 +15,7 @@ from sparse_mu import masks as mask_trees
 from sparse_mu import proximal
 from sparse_mu.optimiser import hyper_parameters, sgd
 from sparse_mu.types import Batch, Hyper, Key, LossFn, Masks, Model, Stats, Unlearner, UnlearnState
-from sparse_mu.unlearn.contract import OneSet, begin, unchanged
+from sparse_mu.unlearn.contract import OneSet, begin, device_own, unchanged
 
 Transformation = optax.GradientTransformation
 
@@ -40,7 +40,7 @@ def first_order_step(
         hyper, (params, net_state) = state.hyper, state.model
         key = jax.random.fold_in(state.key, state.step)
         (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, net_state, batch, key
+            device_own(params, batch, axis_name), net_state, batch, key
         )
         weight, correct = aux.weight, aux.correct
         if axis_name is not None:

@@ -22,7 +22,7 @@ from sparse_mu.types import (
     Unlearner,
     UnlearnState,
 )
-from sparse_mu.unlearn.contract import OneSet, begin
+from sparse_mu.unlearn.contract import OneSet, begin, device_own
 
 
 class FisherHyper(NamedTuple):
@@ -52,8 +52,9 @@ def _accumulate(
 ) -> Callable[[UnlearnState, Batch], tuple[UnlearnState, Stats]]:
     def step(state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Stats]:
         key = jax.random.fold_in(state.key, state.step)
+        model = device_own(state.model, batch, axis_name)
         sums = FisherSums(
-            curvature.fisher_diagonal_sum(apply_fn, state.model, batch, key),
+            curvature.fisher_diagonal_sum(apply_fn, model, batch, key),
             jnp.sum(batch.weights),
         )
         if axis_name is not None:
@@ -68,9 +69,10 @@ def _accumulate(
 
 
 def _zero_head_rows(params: Params, head: PyTree, classes: Array) -> Params:
-    return jax.tree.map(
-        lambda leaf, flag: jnp.where(classes, 0.0, leaf) if flag else leaf, params, head
-    )
+    def zero(leaf: Array) -> Array:
+        return jnp.where(jnp.broadcast_to(classes, leaf.shape), 0.0, leaf)
+
+    return jax.tree.map(lambda leaf, flag: zero(leaf) if flag else leaf, params, head)
 
 
 class _Head(NamedTuple):
@@ -133,7 +135,8 @@ def fisher_forgetting(
         axis_name: axis over which batches are split, or None.
 
     Raises:
-        ValueError: if ``alpha`` or ``floor`` is not positive, or ``"zeroed"`` has no head.
+        ValueError: if ``alpha`` or ``floor`` is not positive, ``head_treatment`` is unknown,
+            ``"zeroed"`` has no head, or a forgotten class is not in [0, K).
 
     Source: paper, section 3 (FF); SPEC section 4.7. Its deviations from the official code: per-row
     gradients instead of batch means, no averaging of variances over input channels and no extra
@@ -143,6 +146,12 @@ def fisher_forgetting(
         raise ValueError(f"alpha = {alpha!r}, floor = {floor!r}: both must be positive")
     if head_treatment == "zeroed" and head is None:
         raise ValueError("head_treatment='zeroed' needs head=, a tree of bools naming its leaves")
+    if head_treatment not in ("intact", "zeroed"):
+        raise ValueError(f"head_treatment = {head_treatment!r}: must be 'intact' or 'zeroed'")
+    if not all(0 <= forgotten < num_classes for forgotten in forgotten_classes):
+        raise ValueError(
+            f"forgotten_classes = {forgotten_classes!r}: must be in [0, {num_classes})"
+        )
     zeroed = head_treatment == "zeroed"
     flags = _Head(tuple(map(bool, jax.tree.leaves(head)))) if zeroed else None
     classes = jnp.zeros(num_classes, bool)

@@ -22,7 +22,9 @@ from sparse_mu.types import (
     Unlearner,
     UnlearnState,
 )
-from sparse_mu.unlearn.contract import begin
+from sparse_mu.unlearn.contract import begin, device_own
+
+BYTE_BUDGET = 2**30  # bytes that the block of gradients may take unless told otherwise
 
 
 class InfluenceHyper(NamedTuple):
@@ -67,7 +69,8 @@ def _accumulate(loss_fn: LossFn, axis_name: str | None) -> StepFn:
     def step(state: UnlearnState, batch: UnlearnBatch) -> tuple[UnlearnState, Stats]:
         if batch.forget is None or batch.retain is None:
             raise ValueError("influence reads both sets: batch.forget or batch.retain is None")
-        model, sums = state.model, state.aux
+        sums = state.aux
+        model = device_own(state.model, batch.retain, axis_name)
         key = jax.random.fold_in(state.key, state.step)
         found = (
             _set_gradient(loss_fn, model, batch.forget, key),
@@ -133,7 +136,7 @@ def influence_unlearning(
     damping: float = 1e-2,
     solver: Literal["woodbury"] = "woodbury",
     rows: int = 256,
-    byte_budget: int = 2**30,
+    byte_budget: int = BYTE_BUDGET,
     axis_name: str | None = None,
 ) -> Unlearner:
     """Influence unlearning: ``w <- w + alpha * H^-1 grad L(1/N - w_MU)``.
@@ -167,7 +170,7 @@ def influence_unlearning(
     hyper = InfluenceHyper(jnp.float32(alpha), jnp.float32(damping))
 
     def aux(params: Params) -> InfluenceSums:
-        needed = 4 * rows * sum(leaf.size for leaf in jax.tree.leaves(params))
+        needed = rows * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         if needed > byte_budget:
             raise ValueError(
                 f"influence needs {needed:,} bytes for {rows} gradients, more than "
