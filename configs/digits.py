@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
     config.evaluate.mia_draws = 5  # pools drawn and averaged per attack
     config.evaluate.batch_size = 256  # rows per forward pass
     config.evaluate.interval = 0.95  # level of every printed interval
-    config.evaluate.rte_repeats = 3  # timed runs of one trial alone, at least 3
+    config.evaluate.rte_repeats = 3  # timed runs of one trial alone, at least 3; 0 = do not measure
 
     config.execution = ConfigDict()
     config.execution.mode = "single"  # single: no batch is split over devices

@@ -32,7 +32,8 @@ SHRUNK = (
     "--config.train.epochs=2",
     "--config.prune.rewind_epoch=0",
     "--config.unlearn.methods=finetune,gradient_ascent",
-    "--config.unlearn.finetune.epochs=2",
+    "--config.unlearn.finetune.epochs=1",
+    "--config.evaluate.rte_repeats=0",
 )
 
 

@@ -19,8 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from configs import digits
-from sparse_mu import builders, config, stages
-from sparse_mu import run as pipeline
+from sparse_mu import acts, builders, config, judge, stages
 from sparse_mu.statistics import disparity
 from sparse_mu.summary import DISPARITY_METRICS
 
@@ -66,18 +65,18 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     experiment = builders.build(flat)
     with stages.held(Path(WORKDIR.value), flat) as workdir:
-        run = pipeline.Run(experiment, workdir, lambda *_: None)
+        run = acts.Run(experiment, workdir, lambda *_: None)
         everyone, kept = run.everyone, ~experiment.data.forget
-        dense = pipeline.train(run, "original", 0.0, masks=run.dense, retain=everyone)
+        dense = acts.train(run, "original", 0.0, masks=run.dense, retain=everyone)
         starts = {0.0: dense}
-        targets = {0.0: pipeline.train(run, "retrain", 0.0, masks=run.dense, retain=kept)}
+        targets = {0.0: acts.train(run, "retrain", 0.0, masks=run.dense, retain=kept)}
         for sparsity in experiment.sparsities:
-            sparse = pipeline.prune(run, "original", sparsity, dense=dense, retain=everyone)
+            sparse = acts.prune(run, "original", sparsity, dense=dense, retain=everyone)
             starts[sparsity] = sparse
-            targets[sparsity] = pipeline.train(
+            targets[sparsity] = acts.train(
                 run, "retrain", sparsity, masks=sparse.masks, retain=kept
             )
-        judged = {s: columns(pipeline.judge(run, arm, 0.0)) for s, arm in targets.items()}
+        judged = {s: columns(judge.judge(run, arm, 0.0)) for s, arm in targets.items()}
         names = [f"{s:.0%} sparse" if s else "dense" for s in starts]
         print("| method | setting | " + " | ".join(names) + " | score |")
         print("|---|---|" + "---|" * (len(names) + 1))
@@ -101,7 +100,7 @@ def main(argv: list[str]) -> None:
                     )
                     meta = start.meta | {"diverged": [not f for f in result.finite]}
                     arm = start._replace(method=name, model=result.model, meta=meta)
-                    rows = columns(pipeline.judge(run, arm, 0.0))
+                    rows = columns(judge.judge(run, arm, 0.0))
                     scores.append(disparity(rows, judged[sparsity], resamples=1).value)
                 text = ", ".join(f"{key} {value:g}" for key, value in setting.items())
                 shown = " | ".join(f"{100 * score:.2f}" for score in scores)

@@ -86,7 +86,7 @@ def forget(
         if sets[name] is None:
             raise ValueError(f"{name}: this unlearner reads the {name} set; pass {name}=")
     _checked_model("model", model)
-    read = [_checked(name, sets[name]) for name in needed]
+    read = [_checked(name, examples) for name in needed if (examples := sets[name]) is not None]
     owner = np.repeat(np.arange(len(read)), [len(labels) for _, labels in read])
     member = {name: owner == number for number, name in enumerate(needed)}
     none = np.zeros(len(owner), bool)
@@ -97,7 +97,8 @@ def forget(
     inputs, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
     result = fit(
         unlearner,
-        *one,
+        one[0],
+        one[1],
         key[None],
         Trials(
             member.get("forget", none)[None],

@@ -5,6 +5,7 @@ import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -12,7 +13,7 @@ from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags.tuple_parser import TupleParser
 
 from sparse_mu import config as rules
-from sparse_mu.config import ConfigError
+from sparse_mu.config import ConfigError, Flat
 
 EXAMPLE = "python -m sparse_mu.main --config=configs/digits.py --workdir=runs/digits"
 
@@ -56,13 +57,13 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def flat_config(values: flags.FlagValues) -> dict[str, object]:
+def flat_config(values: flags.FlagValues) -> Flat:
     """The checked, flat config of parsed flags.
 
     Raises:
         ConfigError: if the config is not one, or any key of it is wrong.
     """
-    file = values["config"].config_filename
+    file = values["config"].config_filename  # pyrefly: ignore[missing-attribute] (ml_collections' flag)
     if not isinstance(values.config, ConfigDict):
         raise _fault(file) or ConfigError(f"--config={file}: get_config() must return a ConfigDict")
     try:
@@ -120,7 +121,7 @@ def _fault(given: str) -> ConfigError | None:
     if not os.path.isfile(file):
         return ConfigError(f"--config={given}: there is no such file; {listing()}")
     try:
-        module = {"__name__": "config", "__file__": file}
+        module: dict[str, Any] = {"__name__": "config", "__file__": file}
         exec(compile(Path(file).read_bytes(), file, "exec"), module)
         if "get_config" not in module:
             return ConfigError(f"--config={given}: defines no function get_config()")

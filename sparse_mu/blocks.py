@@ -157,13 +157,17 @@ def legend(summary: dict) -> list[str]:
         )
     repeats = summary["config"].get("evaluate", {}).get("rte_repeats", "several")
     timing = f"RTE: median seconds of {repeats} runs of one trial alone, compiling left out."
+    if max(summary["sparsities"]):
+        timing += " RTE + pruning adds the seconds that made the sparse model from the dense one."
+    if repeats == 0:
+        timing = "RTE was not measured (evaluate.rte_repeats = 0)."
     if not max(summary["sparsities"]):
         return [*lines, "Target: retrain = retrained without the forget set.", timing]
     return [
         *lines,
         "Targets: retrain = retrained without the forget set, the arm's own mask; retrain_dense = "
         "not pruned; retrain_repruned = mask found without the forget set.",
-        timing + " RTE + pruning adds the seconds that made the sparse model from the dense one.",
+        timing,
     ]
 
 

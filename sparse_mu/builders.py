@@ -3,8 +3,8 @@
 Nothing below this module sees a config.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,10 @@ import numpy as np
 
 from sparse_mu import execution as executions
 from sparse_mu import losses, models, optimiser, unlearn
-from sparse_mu.config import ConfigError
+from sparse_mu.config import ConfigError, Flat
 from sparse_mu.data import augment, sources, splits
 from sparse_mu.training import Prepare
-from sparse_mu.types import ApplyFn, Array, Execution, Hyper, Key, Model, PyTree, Unlearner
-
-Flat = Mapping[str, object]  # a config checked and flattened by sparse_mu.config
+from sparse_mu.types import ApplyFn, Execution, Hyper, Key, Model, PyTree, Unlearner
 
 
 class Data(NamedTuple):
@@ -101,16 +99,16 @@ class Experiment(NamedTuple):
     prepare_eval: Prepare
     execution: Execution
     alone: Execution
-    config: dict[str, object]
+    config: Flat
 
 
-def plain_images(inputs: Array, key: Key) -> Array:
+def plain_images(inputs: jax.Array, key: Key) -> jax.Array:
     """Bytes to floats in [0, 1]."""
     del key
     return augment.to_float(inputs)
 
 
-def cropped_images(inputs: Array, key: Key) -> Array:
+def cropped_images(inputs: jax.Array, key: Key) -> jax.Array:
     """Random crop and flip, then bytes to floats in [0, 1]."""
     return augment.to_float(augment.crop_flip(key, inputs))
 
@@ -257,7 +255,7 @@ def build_network(flat: Flat, data: Data) -> Network:
     return Network(models.apply_fn_of(module), init, models.head_of(params), num_classes)
 
 
-def _steps_of(flat: Flat, group: str) -> dict[str, float]:
+def _steps_of(flat: Flat, group: str) -> dict[str, Any]:
     keys = ("learning_rate", "momentum", "weight_decay")
     return {key: flat[f"{group}.{key}"] for key in keys}
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparse_mu import membership
 from sparse_mu.optimiser import LEARNING_RATE_SCHEDULES
@@ -17,6 +17,9 @@ LARGEST_NUMBER = 3.4e38  # in float32, the type that all are computed in
 LARGEST_BATCH = 2**16  # rows; far below where a row's position would overflow int32
 LARGEST_TRIALS = 10_000
 LONGEST_SHOWN = 200  # characters of a wrong value
+
+
+Flat = dict[str, Any]  # {"train.epochs": 15}; the values' types are what RULES checks
 
 
 class ConfigError(Exception):
@@ -34,7 +37,7 @@ class Rule(NamedTuple):
     """
 
     types: tuple[type, ...]
-    holds: Callable[[object], bool]
+    holds: Callable[[Any], bool]
     allowed: str
     names: tuple[str, ...] = ()
 
@@ -69,7 +72,7 @@ def _distinct(values: tuple) -> bool:
 
 
 def _is_sparsity(value: object) -> bool:
-    return type(value) in (float, int) and 0 <= value < 1
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def _is_method(value: object) -> bool:
@@ -159,7 +162,11 @@ RULES: dict[str, Rule] = {
     "evaluate.mia_draws": _whole(1),
     "evaluate.batch_size": _whole(1, LARGEST_BATCH),
     "evaluate.interval": _FRACTION,
-    "evaluate.rte_repeats": _whole(3),
+    "evaluate.rte_repeats": Rule(
+        (int,),
+        lambda value: value == 0 or 3 <= value <= LARGEST_WHOLE,
+        "a whole number from 3, or 0 to measure no RTE",
+    ),
     "execution.mode": _choice(("single",)),
     "execution.trial_mode": _choice(("auto", "serial", "vmap")),
 }
@@ -171,7 +178,7 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f" (did you mean '{prefix}{found[0]}'?)" if found else ""
 
 
-def flatten(config: Mapping) -> dict[str, object]:
+def flatten(config: Mapping) -> Flat:
     """``{"train.epochs": 15, ...}`` of a nested config."""
     flat = {}
     for key, value in config.items():
@@ -228,7 +235,7 @@ def not_allowed(key: str, value: object) -> ConfigError:
     return ConfigError(f"config.{key} = {shown}: must be {rule.allowed}{''.join(hints[:1])}")
 
 
-def check(config: Mapping) -> dict[str, object]:
+def check(config: Mapping) -> Flat:
     """Checks a whole config: every key there, none besides, each value allowed, and together.
 
     Returns:
@@ -252,7 +259,7 @@ def check(config: Mapping) -> dict[str, object]:
 _FORGET_KEYS = {"forget.classes": "class", "forget.count": "random", "forget.file": "indices"}
 
 
-def _check_together(flat: Mapping[str, object]) -> None:
+def _check_together(flat: Flat) -> None:
     def refuse(key: str, allowed: str) -> None:
         raise ConfigError(f"config.{key} = {flat[key]!r}: must be {allowed}")
 

@@ -1,20 +1,17 @@
 """Logits of many models over the whole data set, forward passes only."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sparse_mu.training import Prepare, as_they_are
-from sparse_mu.types import ApplyFn, Array, Dataset, Execution, Model, PyTree
+from sparse_mu.types import ApplyFn, Array, Dataset, Execution, Model, Program
 
 
 @functools.lru_cache(maxsize=64)
-def _program(
-    apply_fn: ApplyFn, prepare: Prepare, batch_size: int, execution: Execution
-) -> Callable[..., PyTree]:
+def _program(apply_fn: ApplyFn, prepare: Prepare, batch_size: int, execution: Execution) -> Program:
     def one_trial(model: Model, own: tuple, shared: Dataset) -> Array:
         del own
         key = jax.random.key(0)

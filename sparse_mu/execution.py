@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sparse_mu.types import Execution, PyTree
+from sparse_mu.types import Execution, Loop, Program, PyTree
 
 _TRIAL = "trial"
 
@@ -41,7 +41,7 @@ def _together(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 @functools.lru_cache(maxsize=16)
-def single(loop: str = "compiled") -> Execution:
+def single(loop: Loop = "compiled") -> Execution:
     """One device, one trial per dispatch.
 
     Args:
@@ -49,7 +49,7 @@ def single(loop: str = "compiled") -> Execution:
             which XLA on CPU needs for networks with real convolutions (28 times faster there).
     """
 
-    def lift(function: Callable[..., PyTree], *, donate: bool) -> Callable[..., PyTree]:
+    def lift(function: Callable[..., PyTree], *, donate: bool) -> Program:
         return jax.jit(_alone(function), donate_argnums=0 if donate else ())
 
     return Execution(
@@ -65,7 +65,7 @@ def single(loop: str = "compiled") -> Execution:
 
 
 def over_trials(
-    devices: Sequence[jax.Device], *, per_device: int = 1, loop: str = "compiled"
+    devices: Sequence[jax.Device], *, per_device: int = 1, loop: Loop = "compiled"
 ) -> Execution:
     """The trial axis sharded over devices; no collective is needed.
 
@@ -78,7 +78,7 @@ def over_trials(
     split, whole = PartitionSpec(_TRIAL), PartitionSpec()
     over_group = _alone if per_device == 1 else _together
 
-    def lift(function: Callable[..., PyTree], *, donate: bool) -> Callable[..., PyTree]:
+    def lift(function: Callable[..., PyTree], *, donate: bool) -> Program:
         sharded = jax.shard_map(
             over_group(function),
             mesh=mesh,

@@ -16,7 +16,7 @@ import jax
 from sparse_mu import arguments, builders, manifest, stages, terminal
 from sparse_mu import run as pipeline
 from sparse_mu.checkpoint import CheckpointError
-from sparse_mu.config import ConfigError
+from sparse_mu.config import ConfigError, Flat
 from sparse_mu.data.sources import DataError
 
 
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     terminal.show(summary, folder / "report.html")
 
 
-def _experiment(folder: Path, flat: dict[str, object]) -> dict:
+def _experiment(folder: Path, flat: Flat) -> dict:
     """Everything is refused that can be before anything is written."""
     stages.examine(folder, flat)
     _start_jax(flat["trials"])
@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         run(argv)
     except (KeyboardInterrupt, SystemExit) as stop:
         print("interrupted; the same command continues", file=sys.stderr)
-        return stop.code if isinstance(stop, SystemExit) else 130
+        code = stop.code if isinstance(stop, SystemExit) else 130
+        return code if isinstance(code, int) else 1
     except (ConfigError, DataError, stages.WorkdirError, CheckpointError, OSError) as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

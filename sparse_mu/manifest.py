@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from sparse_mu import checkpoint, report, summary
+from sparse_mu.config import Flat
 from sparse_mu.stages import Workdir, WorkdirError, fingerprint
 
 _PACKAGES = ("sparse_mu", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
@@ -52,9 +53,7 @@ def _commit() -> str | None:
         return None
 
 
-def write_derived(
-    workdir: Workdir, rows: list[dict], flat: Mapping[str, object], manifest: dict | None
-) -> dict:
+def write_derived(workdir: Workdir, rows: list[dict], flat: Flat, manifest: dict | None) -> dict:
     """Writes manifest, summary and report; returns the summary.
 
     Args:
@@ -96,7 +95,7 @@ def without_times(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]
 
 
-def nested(flat: Mapping[str, object]) -> dict:
+def nested(flat: Flat) -> dict:
     """``{"train.epochs": 15}`` as ``{"train": {"epochs": 15}}``."""
     out: dict = {}
     for key, value in flat.items():

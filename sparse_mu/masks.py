@@ -116,7 +116,7 @@ def pruned(masks: Masks, prunable: Prunable = convolution_kernels) -> tuple[Arra
     """How many prunable entries are pruned, ``int32[]``, and how many prunable there are."""
     flags = jax.tree.leaves(prunable_leaves(masks, prunable))
     leaves = [leaf for leaf, flag in zip(jax.tree.leaves(masks), flags, strict=True) if flag]
-    count = sum(jnp.sum(~leaf, dtype=jnp.int32) for leaf in leaves)
+    count = jnp.sum(jnp.stack([jnp.sum(~leaf, dtype=jnp.int32) for leaf in leaves]))
     return count, sum(leaf.size for leaf in leaves)
 
 

@@ -69,6 +69,7 @@ def sgd() -> optax.GradientTransformationExtraArgs:
         )
         return jax.tree.map(lambda buf: -rate * buf, buffers), optax.TraceState(trace=buffers)
 
+    # pyrefly: ignore[bad-argument-type]  (hyper and step are extra arguments it cannot do without)
     return optax.GradientTransformationExtraArgs(init, update)
 
 

@@ -68,8 +68,8 @@ def l1_prox(
         return ProximalState()
 
     def update(
-        updates: Params, state: ProximalState, params: Params | None = None
-    ) -> tuple[Params, ProximalState]:
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         if params is None:
             raise ValueError("l1_prox needs the parameters: call update(updates, state, params)")
         flags = jax.tree.map(lambda _: True, params) if prunable is None else prunable

@@ -106,9 +106,9 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["arm_name"] = arm_name
     drawn = [method for method in summary["methods"] if method != "retrain_dense"]
     page = environment.get_template("report.html.jinja").render(
+        arm_name=arm_name,
         header=header(summary),
         reading=reading(summary),
         warnings=summary["warnings"],

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparse_mu import checkpoint
-from sparse_mu.config import ConfigError
+from sparse_mu.config import ConfigError, Flat
 from sparse_mu.types import PyTree
 
 _CONFIG, _LOCK = "config.json", "lock"
@@ -114,7 +114,7 @@ class Workdir(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(path: Path, config: Mapping[str, object], *, may_be_new: bool = True) -> Iterator[Workdir]:
+def held(path: Path, config: Flat, *, may_be_new: bool = True) -> Iterator[Workdir]:
     """Makes or opens a workdir for one config and one process.
 
     Args:
@@ -150,7 +150,7 @@ def held(path: Path, config: Mapping[str, object], *, may_be_new: bool = True) -
         yield Workdir(path, config["trials"])
 
 
-def examine(path: Path, config: Mapping[str, object]) -> bool:
+def examine(path: Path, config: Flat) -> bool:
     """Whether ``path`` would be a new workdir, not one that ``config`` made; changes nothing.
 
     Raises:

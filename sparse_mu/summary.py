@@ -6,6 +6,7 @@ computes anything. Fractions stay fractions, seconds stay seconds, and what is n
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -280,7 +281,7 @@ def _nest(by_arm: dict[tuple[str, float], dict]) -> dict:
     return nested
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON-able value)
     """The same value in JSON's types; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

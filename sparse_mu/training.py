@@ -24,6 +24,7 @@ from sparse_mu.types import (
     Key,
     Masks,
     Model,
+    Program,
     PyTree,
     Stats,
     Trials,
@@ -33,11 +34,11 @@ from sparse_mu.types import (
 )
 from sparse_mu.unlearn.contract import OneSet
 
-Prepare = Callable[[Array, Key], Array]
+Prepare = Callable[[PyTree, Key], PyTree]
 OnEpoch = Callable[[int, int], None]
 
 
-def as_they_are(inputs: Array, key: Key) -> Array:
+def as_they_are(inputs: PyTree, key: Key) -> PyTree:
     """The ``prepare`` of inputs the network reads unchanged (tokens, floats)."""
     del key
     return inputs
@@ -97,11 +98,16 @@ def _gather(dataset: Dataset, order: _Order, index: Array, size: int) -> Batch:
 
 
 class _Programs(NamedTuple):
-    """The compiled pieces of an epoch: all of it, or its order and its steps apart."""
+    """The compiled pieces of an epoch: all of it, or its order, its batches and its steps apart.
 
-    whole: Callable[..., PyTree]
-    order: Callable[..., PyTree]
-    step: Callable[..., PyTree]
+    Apart, only the small pieces depend on the number of rows; the step, which is slow to compile,
+    serves data sets of any size.
+    """
+
+    whole: Program
+    order: Program
+    take: Program
+    step: Program
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,34 +130,30 @@ def _programs(
         most = functools.reduce(jnp.maximum, [order.count for order in orders])
         return -(-most // batch_size)
 
-    def take(dataset: Dataset, order: _Order, index: Array, key: Key) -> Batch:
-        batch = _gather(dataset, order, index, batch_size)
-        batch = execution.put_batch(batch)
-        return batch._replace(inputs=prepare(batch.inputs, key))
-
-    def body(
-        index: Array, carry: _Carry, own: Trials, orders: tuple, dataset: Dataset, epoch: Array
-    ) -> _Carry:
+    def take(own: Trials, orders: tuple[_Order, ...], shared: tuple) -> tuple:
+        """The batches of one step, and whether the trial has such a step."""
+        dataset, epoch, index = shared
         key = jax.random.fold_in(jax.random.fold_in(own.order_key, 1), epoch)
         key = jax.random.fold_in(key, index)
-        batches = [take(dataset, order, index, key) for order in orders]
-        if reads is None:
-            batch = batches[0]
-        else:
-            slots = {"forget": None, "retain": None}
+        gathered = [
+            execution.put_batch(_gather(dataset, order, index, batch_size)) for order in orders
+        ]
+        batches = [b._replace(inputs=prepare(b.inputs, key)) for b in gathered]
+        return batches, index < steps_of(orders)
+
+    def advance(carry: _Carry, batches: list[Batch], has_step: Array) -> _Carry:
+        """Steps, unless the trial has finished or diverged: then it is held."""
+        batch: Batch | UnlearnBatch = batches[0]
+        if reads is not None:
             names = ("forget", "retain") if reads == "both" else (reads,)
-            batch = UnlearnBatch(**(slots | dict(zip(names, batches, strict=True))))
+            batch = UnlearnBatch(None, None)._replace(**dict(zip(names, batches, strict=True)))
         state, stats = step(carry.state, batch)
-        active = (index < steps_of(orders)) & carry.alive
+        active = has_step & carry.alive
         taken = active & stats.finite
         hold = functools.partial(jax.tree.map, lambda new, old: jnp.where(taken, new, old))
-        sums = jax.tree.map(
-            lambda total, new: total + jnp.where(taken, new, 0),
-            (carry.stats.loss, carry.stats.weight, carry.stats.correct),
-            (stats.loss, stats.weight, stats.correct),
-        )
         alive = carry.alive & (stats.finite | ~active)
-        return _Carry(hold(state, carry.state), alive, Stats(*sums, alive))
+        sums = jax.tree.map(lambda total, new: total + jnp.where(taken, new, 0), carry.stats, stats)
+        return _Carry(hold(state, carry.state), alive, sums._replace(finite=alive))
 
     def begin(state: UnlearnState, alive: Array) -> _Carry:
         zero = jnp.zeros((), jnp.float32)
@@ -163,7 +165,7 @@ def _programs(
         carry = jax.lax.fori_loop(
             0,
             steps_of(orders),
-            lambda index, carry: body(index, carry, own, orders, dataset, epoch),
+            lambda index, carry: advance(carry, *take(own, orders, (dataset, epoch, index))),
             begin(*started),
         )
         return (carry.state, carry.alive), carry.stats
@@ -173,14 +175,19 @@ def _programs(
         orders = draw(own, shared[1])
         return orders, steps_of(orders)
 
-    def one_step(carry: _Carry, own: tuple, shared: tuple) -> _Carry:
-        dataset, epoch, index = shared
+    def take_one(started: tuple, own: tuple, shared: tuple) -> tuple:
+        del started
         trial, orders = own
-        return body(index, carry, trial, orders, dataset, epoch)
+        return take(trial, orders, shared)
+
+    def one_step(carry: _Carry, own: tuple, shared: tuple) -> _Carry:
+        del shared
+        return advance(carry, *own)
 
     return _Programs(
         whole=execution.compile(whole, donate=True),
         order=execution.compile(order, donate=False),
+        take=execution.compile(take_one, donate=False),
         step=execution.compile(one_step, donate=True),
     )
 
@@ -188,7 +195,7 @@ def _programs(
 @functools.lru_cache(maxsize=256)
 def _finish_program(
     finish: Callable[[UnlearnState], UnlearnState], execution: Execution
-) -> Callable[..., PyTree]:
+) -> Program:
     def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, Array]:
         """Keeps the model where finishing would leave a parameter that is not finite."""
         del own, shared
@@ -205,8 +212,8 @@ def _first_carry(execution: Execution, started: tuple) -> _Carry:
     state, alive = started
     zeros = execution.put_state(np.zeros(alive.shape, np.float32))
     # each sum gets its own buffer: a donated carry may not hold one array twice
-    sums = [jnp.copy(zeros) for _ in range(3)]
-    return _Carry(state, jnp.copy(alive), Stats(*sums, alive))
+    stats = Stats(jnp.copy(zeros), jnp.copy(zeros), jnp.copy(zeros), alive)
+    return _Carry(state, jnp.copy(alive), stats)
 
 
 def _compile(
@@ -222,10 +229,9 @@ def _compile(
     if execution.loop == "compiled":
         programs.whole.lower(started, own, shared).compile()
     else:
-        programs.order.lower((), own, shared).compile()
         orders, _ = programs.order((), own, shared)
-        carry = _first_carry(execution, started)
-        programs.step.lower(carry, (own, orders), (*shared, np.int32(0))).compile()
+        batches = programs.take((), (own, orders), (*shared, np.int32(0)))
+        programs.step.lower(_first_carry(execution, started), batches, ()).compile()
     if unlearner.passes == "once":
         _finish_program(unlearner.finish, execution).lower(started[0], (), ()).compile()
     return time.perf_counter() - began
@@ -239,7 +245,8 @@ def _run_epoch(
     orders, steps = programs.order((), own, shared)
     carry = _first_carry(execution, started)
     for index in range(int(np.max(execution.get(steps)))):
-        carry = programs.step(carry, (own, orders), (*shared, np.int32(index)))
+        batches = programs.take((), (own, orders), (*shared, np.int32(index)))
+        carry = programs.step(carry, batches, ())
     return (carry.state, jnp.copy(carry.alive)), carry.stats
 
 

@@ -9,17 +9,19 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import chex
 import jax
+import numpy as np
 import optax
 
 PyTree = Any
 Params = PyTree  # any pytree of float arrays
 Masks = PyTree  # a tree of bool arrays with the structure and shapes of Params; True = kept
 Scores = PyTree  # a tree of float arrays with the structure and shapes of Params
-Array = jax.Array
+Array = jax.Array | np.ndarray
 Key = chex.PRNGKey
 
 Reads = Literal["retain", "forget", "both"]
 Passes = Literal["epochs", "once"]
+Loop = Literal["compiled", "python"]
 
 
 class Model(NamedTuple):
@@ -139,7 +141,7 @@ class ApplyFn(Protocol):
     """A network's forward pass as a pure function."""
 
     def __call__(
-        self, params: Params, net_state: PyTree, inputs: Array, *, train: bool, key: Key
+        self, params: Params, net_state: PyTree, inputs: PyTree, *, train: bool, key: Key
     ) -> tuple[Array, PyTree]:
         """Returns ``(logits [B, K], net_state)``; ``net_state`` is unchanged unless ``train``."""
         ...
@@ -208,10 +210,22 @@ class Trials(NamedTuple):
     order_key: Key
 
 
+class Program(Protocol):
+    """A compiled function over a group of trials; ``lower`` compiles it ahead of its first call."""
+
+    def __call__(self, state: PyTree, own: PyTree, shared: PyTree) -> PyTree:
+        """``[G]`` states, what is each trial's own, and what all share, to ``[G]`` results."""
+        ...
+
+    def lower(self, state: PyTree, own: PyTree, shared: PyTree) -> jax.stages.Lowered:
+        """As of ``jax.jit``."""
+        ...
+
+
 class Lift(Protocol):
     """Lifts a function of one trial over a leading trial axis and compiles it."""
 
-    def __call__(self, function: Callable[..., PyTree], *, donate: bool) -> Callable[..., PyTree]:
+    def __call__(self, function: Callable[..., PyTree], *, donate: bool) -> Program:
         """``function(state, own, shared) -> out`` becomes the same over ``[G]`` states and own."""
         ...
 
@@ -237,7 +251,7 @@ class Execution(NamedTuple):
     put_batch: Callable[[PyTree], PyTree]
     get: Callable[[PyTree], PyTree]
     group: int
-    loop: Literal["compiled", "python"]
+    loop: Loop
 
 
 class TrainFn(Protocol):

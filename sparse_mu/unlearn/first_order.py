@@ -6,6 +6,7 @@ All of them are one step body. They differ in the leaves of their :class:`~spars
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,11 @@ def first_order_step(
 
 
 def _first_order(
-    loss_fn: LossFn, tx: Transformation | None, hyper: Hyper, reads: str, axis_name: str | None
+    loss_fn: LossFn,
+    tx: Transformation | None,
+    hyper: Hyper,
+    reads: Literal["retain", "forget"],
+    axis_name: str | None,
 ) -> Unlearner:
     tx = sgd() if tx is None else tx
 

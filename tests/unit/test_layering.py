@@ -15,7 +15,7 @@ LEVELS = {
     "optimiser",
     2: "bounds pruning",
     3: "execution trials training checkpoint shadows interop api evaluation",
-    4: "builders run report config stages manifest summary blocks table reading",
+    4: "builders run acts judge report config stages manifest summary blocks table reading",
     5: "main prepare audit arguments terminal",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()} | FOLDERS

@@ -1,0 +1,342 @@
+"""The acts that make models: train, prune, unlearn; each a plain function of a run.
+
+Every act makes an :class:`Arm`, the T models of one method at one sparsity, and each arm is a stage
+on disk: a run that was stopped continues with the first stage that is not finished.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparse_mu import pruning
+from sparse_mu.builders import Experiment, Method
+from sparse_mu.config import Flat
+from sparse_mu.stages import Workdir, fingerprint
+from sparse_mu.training import FitResult, fit
+from sparse_mu.types import Dataset, Key, Masks, Model, Trials
+
+STAGE_VERSION = 1  # raise by hand when a stage's meaning changes
+RESEED = 1_000_003  # folded into the trial key of the second retraining
+
+
+class OnProgress(Protocol):
+    """Told what the run is doing."""
+
+    def __call__(self, act: str, what: str, done: float, total: float) -> None:
+        """``done`` of ``total`` units of the whole run."""
+        ...
+
+
+class Arm(NamedTuple):
+    """The T models of one method at one sparsity.
+
+    Attributes:
+        method: the method, a target, or "original".
+        sparsity: fraction of the prunable weights that is pruned.
+        model: ``[T]`` models.
+        masks: ``[T]`` masks.
+        rewind: ``[T]`` models at the rewind epoch; the models themselves where there is none.
+        meta: seconds, and which trials diverged.
+        fingerprint: what the arm depends on.
+    """
+
+    method: str
+    sparsity: float
+    model: Model
+    masks: Masks
+    rewind: Model
+    meta: dict
+    fingerprint: str
+
+
+class _Keys(NamedTuple):
+    """The streams of every trial: fresh weights, order of rows, randomness of the method."""
+
+    init: Key
+    order: Key
+    method: Key
+
+
+def _keys(seed: int, trials: int, reseed: bool = False) -> _Keys:
+    base = jax.random.key(seed)
+    keys = jax.vmap(lambda t: jax.random.fold_in(base, t))(np.arange(trials))
+    if reseed:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, RESEED))(keys)
+    return _Keys(*(jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(3)))
+
+
+class Run:
+    """One experiment in one workdir: holds what all acts share and counts progress."""
+
+    def __init__(self, experiment: Experiment, workdir: Workdir, on_progress: OnProgress) -> None:
+        """Places the data and draws fresh weights."""
+        self.x, self.workdir, self.on_progress = experiment, workdir, on_progress
+        data = experiment.data
+        self.trials = len(data.forget)
+        self.dataset = Dataset(
+            jnp.asarray(data.inputs[: data.train_rows]),
+            jnp.asarray(data.labels[: data.train_rows]),
+        )
+        self.shared = experiment.execution.put_shared(self.dataset)
+        self.everyone = np.ones_like(data.forget)
+        self.keys = _keys(experiment.config["seed"], self.trials)
+        self.fresh_keys = _keys(experiment.config["seed"], self.trials, reseed=True)
+        draw = jax.jit(experiment.network.init)
+        self.theta_0, self.other_theta_0 = (
+            jax.tree.map(lambda *leaves: np.stack(leaves), *map(draw, keys))
+            for keys in (self.keys.init, self.fresh_keys.init)
+        )
+        self.dense = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), self.theta_0.params)
+        self.data_print = fingerprint(STAGE_VERSION, data.inputs, data.labels, data.forget)
+        self.done, self.total = 0.0, self._plan()
+
+    def _plan(self) -> float:
+        """Units of the whole run: epochs of a batch of trials, and their like."""
+        x = self.x
+        trainings = 3 + 4 * len(x.sparsities)
+        unlearnings = sum(_units(method) for method in x.methods.values())
+        evaluations = 3 + len(x.methods) + (4 + len(x.methods)) * len(x.sparsities)
+        return (
+            1.5 * trainings * x.training.epochs
+            + 1.5 * unlearnings * (1 + len(x.sparsities))
+            + 3 * evaluations
+        )
+
+    def fit(
+        self,
+        method: Method,
+        model: Model,
+        masks: Masks,
+        *,
+        forget: np.ndarray,
+        retain: np.ndarray,
+        keys: _Keys,
+        label: tuple[str, str],
+        only_first: bool = False,
+        start: int = 0,
+        stop: int | None = None,
+        snapshot_epochs: tuple[int, ...] = (),
+    ) -> FitResult:
+        """Runs a method on all trials, or on the first alone (to time it)."""
+        x = self.x
+        keep = slice(0, 1) if only_first else slice(None)
+        model, masks = jax.tree.map(lambda leaf: leaf[keep], (model, masks))
+        units = _units(method)
+        if only_first:  # all repeats together count half of what all trials count
+            units *= 0.5 / x.config["evaluate.rte_repeats"]
+        before = self.done
+
+        def on_epoch(done: int, total: int) -> None:
+            self.done = before + units * done / total
+            self.on_progress(*label, self.done, self.total)
+
+        return fit(
+            method.unlearner,
+            model,
+            masks,
+            keys.method[keep],
+            Trials(forget[keep], retain[keep], keys.order[keep]),
+            self.shared,
+            batch_size=method.batch_size,
+            epochs=stop or method.epochs,
+            horizon=method.epochs,
+            start=start,
+            execution=x.alone if only_first else x.execution,
+            prepare=x.prepare_train,
+            snapshot_epochs=snapshot_epochs,
+            adapt=method.adapt,
+            on_epoch=on_epoch,
+        )
+
+    def arm(
+        self,
+        method: str,
+        sparsity: float,
+        depends_on: tuple[object, ...],
+        make: Callable[[], tuple[Model, Masks, Model, dict]],
+    ) -> Arm:
+        """One stage: restored where it is finished, else made and saved."""
+
+        def made() -> tuple[tuple[Model, Masks, Model], dict]:
+            model, masks, rewind, meta = make()
+            arrays = jax.tree.map(np.asarray, (model, masks, rewind))
+            return arrays, meta
+
+        like = (self.theta_0, self.dense, self.theta_0)
+        name = f"{method}-{sparsity:g}"
+        parts = (self.data_print, sparsity, *depends_on)
+        stage = self.workdir.stage(name, parts, made, like)
+        model, masks, rewind = stage.tree
+        return Arm(method, sparsity, model, masks, rewind, stage.meta, stage.fingerprint)
+
+    def config_of(self, *groups: str) -> Flat:
+        """The part of the config that lies under ``groups``, for fingerprints."""
+        config = self.x.config
+        always = ("seed", "trials", "model.", "execution.")
+        return {key: value for key, value in config.items() if key.startswith((*groups, *always))}
+
+
+def _units(method: Method) -> float:
+    return 10.0 if method.unlearner.passes == "once" else float(method.epochs)
+
+
+def _meta(result: FitResult, trials: int, latencies: list[float]) -> dict:
+    return {
+        "diverged": [bool(not finite) for finite in result.finite],
+        "rte_seconds": statistics.median(latencies) if latencies else None,
+        "rte_repeats": latencies,
+        "rte_batched_seconds": result.seconds / trials,
+        "compile_seconds": result.compile_seconds,
+        "prune_seconds": 0.0,
+    }
+
+
+def _latencies(
+    run: Run, together: FitResult, alone: Callable[[], FitResult], repeats: int | None = None
+) -> list[float]:
+    """Seconds of one trial run alone, several times; a run of one trial is one of them.
+
+    Empty when the config asks for no measurement. A run that had to compile is not counted.
+    """
+    if not run.x.config["evaluate.rte_repeats"]:
+        return []
+    repeats = repeats or run.x.config["evaluate.rte_repeats"]
+    counted = [together.seconds] if run.trials == 1 else []
+    if not counted and run.x.alone is not run.x.execution:
+        alone()  # another program: compiles here
+    return counted + [alone().seconds for _ in range(repeats - len(counted))]
+
+
+def train(
+    run: Run,
+    method: str,
+    sparsity: float,
+    *,
+    masks: Masks,
+    retain: np.ndarray,
+    reseeded: bool = False,
+    depends_on: tuple[object, ...] = (),
+) -> Arm:
+    """Trains the T models of one arm from fresh weights on ``retain``: D, or each trial's Dr."""
+    x = run.x
+    theta_0 = run.other_theta_0 if reseeded else run.theta_0
+    keys = run.fresh_keys if reseeded else run.keys
+    snapshots = (x.rewind_epoch,) if x.rewind_epoch else ()
+
+    def make() -> tuple[Model, Masks, Model, dict]:
+        def go(only_first: bool = False) -> FitResult:
+            return run.fit(
+                x.training,
+                theta_0,
+                masks,
+                forget=x.data.forget,
+                retain=retain,
+                keys=keys,
+                label=("train" if method == "original" else "unlearn", title(method, sparsity)),
+                only_first=only_first,
+                snapshot_epochs=snapshots,
+            )
+
+        result = go()
+        rewind = result.snapshots[snapshots[0]] if snapshots else theta_0
+        # what is timed is unlearning: the original is not, and the reseeded model costs the same
+        timed = method == "retrain"
+        latencies = _latencies(run, result, lambda: go(only_first=True)) if timed else []
+        return result.model, masks, rewind, _meta(result, run.trials, latencies)
+
+    recipe = run.config_of("train.", "prune.method", "prune.rewind")
+    return run.arm(method, sparsity, (recipe, *depends_on), make)
+
+
+def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndarray) -> Arm:
+    """The sparse model of a dense one by OMP; rewound weights are trained again on ``retain``."""
+    x = run.x
+    back = x.rewind_epoch
+
+    def make() -> tuple[Model, Masks, Model, dict]:
+        fits: list[FitResult] = []
+
+        def go(only_first: bool) -> pruning.Pruned:
+            keep = slice(0, 1) if only_first else slice(None)
+            trained, rewind = jax.tree.map(lambda leaf: leaf[keep], (dense.model, dense.rewind))
+
+            def again(model: Model, masks: Masks, *, start: int, stop: int) -> Model:
+                result = run.fit(
+                    x.training,
+                    model,
+                    masks,
+                    forget=x.data.forget,
+                    retain=retain,
+                    keys=run.keys,
+                    label=("prune", title(method, sparsity)),
+                    only_first=only_first,
+                    start=start,
+                    stop=stop,
+                )
+                fits.append(result)
+                return result.model
+
+            in_place = back is None
+            return pruning.omp(
+                trained,
+                sparsity,
+                rewind=None if in_place else rewind,
+                train=None if in_place else again,
+                start=back or 0,
+                stop=(back or 0) + x.training.epochs,
+                batched=True,
+            )
+
+        pruned = go(only_first=False)
+        if not fits:
+            meta = dense.meta | {"prune_seconds": 0.0, "rte_seconds": None, "rte_repeats": []}
+            return pruned.model, pruned.masks, dense.rewind, meta
+
+        meta = _meta(fits[0], run.trials, [])
+        if method == "original":  # the cost of the sparse arm: one trial alone, once
+
+            def alone() -> FitResult:
+                go(only_first=True)
+                return fits[-1]
+
+            measured = _latencies(run, fits[0], alone, repeats=1)
+            meta["prune_seconds"] = measured[0] if measured else None
+        return pruned.model, pruned.masks, dense.rewind, meta
+
+    depends_on = (run.config_of("train.", "prune.method", "prune.rewind"), dense.fingerprint)
+    return run.arm(method, sparsity, depends_on, make)
+
+
+def unlearn(run: Run, name: str, original: Arm) -> Arm:
+    """One method on the original models of one sparsity."""
+    x, method = run.x, run.x.methods[name]
+
+    def make() -> tuple[Model, Masks, Model, dict]:
+        def go(only_first: bool = False) -> FitResult:
+            return run.fit(
+                method,
+                original.model,
+                original.masks,
+                forget=x.data.forget,
+                retain=~x.data.forget,
+                keys=run.keys,
+                label=("unlearn", title(name, original.sparsity)),
+                only_first=only_first,
+            )
+
+        result = go()
+        latencies = _latencies(run, result, lambda: go(only_first=True))
+        meta = _meta(result, run.trials, latencies)
+        return result.model, original.masks, run.theta_0, meta
+
+    depends_on = (run.config_of(f"unlearn.{name}.", "train.augment"), original.fingerprint)
+    return run.arm(name, original.sparsity, depends_on, make)
+
+
+def title(method: str, sparsity: float) -> str:
+    """How an arm is called on the progress bar and in the manifest."""
+    return f"{method} at {100 * sparsity:g}%" if sparsity else f"{method}, dense"

@@ -1,0 +1,106 @@
+"""The act that judges: every arm's metrics on un-augmented images, and its gaps to the targets."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from sparse_mu import masks as mask_trees
+from sparse_mu import membership, metrics
+from sparse_mu.acts import Arm, Run, title
+from sparse_mu.evaluation import predict
+
+GAP_METRICS = ("ua", "ra", "ta", "mia_efficacy")
+
+
+def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
+    """The rows of one arm, without gaps: metrics of each trial on un-augmented images."""
+    x, data = run.x, run.x.data
+    run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
+    logits = predict(
+        x.network.apply_fn,
+        arm.model,
+        data.inputs,
+        batch_size=x.config["evaluate.batch_size"],
+        execution=x.execution,
+        prepare=x.prepare_eval,
+    )
+    pruned, prunable = jax.vmap(mask_trees.pruned, out_axes=(0, None))(arm.masks)
+    test = np.arange(len(data.labels)) >= data.train_rows
+
+    def of_trial(trial: int) -> dict:
+        forget = np.zeros(len(data.labels), bool)
+        forget[: data.train_rows] = data.forget[trial]
+        members = {"retain": ~forget & ~test, "forget": forget, "test": test}
+        classes = data.forgotten_classes[trial]
+        given = {**members, "forgotten_classes": classes}
+        judged = metrics.row_metrics(logits[trial], data.labels, **given)
+        judged |= membership.membership_metrics(
+            logits[trial],
+            data.labels,
+            **given,
+            seed=x.config["seed"] + trial,
+            draws=x.config["evaluate.mia_draws"],
+            feature=x.config["evaluate.mia_feature"],
+        )
+        return {
+            "method": arm.method,
+            "sparsity": arm.sparsity,
+            "trial": trial,
+            "seed": x.config["seed"],
+            "forgotten_classes": list(classes),
+            "n_forget": int(forget.sum()),
+            "n_retain": int(members["retain"].sum()),
+            **{key: value if np.isfinite(value) else None for key, value in judged.items()},
+            "mask_sparsity": int(pruned[trial]) / int(prunable),
+            "diverged": arm.meta["diverged"][trial],
+            **{
+                key: arm.meta[key]
+                for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds")
+            },
+            "prune_seconds": prune_seconds,
+        }
+
+    with ThreadPoolExecutor(max_workers=2) as pool:  # the attack's solver frees the interpreter
+        rows = list(pool.map(of_trial, range(run.trials)))
+    run.done += 3
+    return rows
+
+
+def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> list[dict]:
+    """Adds ``gap_<target>_<metric>``, signed, for the targets judged so far."""
+    sparsity = rows[0]["sparsity"]
+    targets = {
+        "retrain": known.get(("retrain", sparsity)),
+        "retrain_dense": known.get(("retrain", 0.0)),
+        "retrain_repruned": known.get(("retrain_repruned" if sparsity else "retrain", sparsity)),
+    }
+    out = []
+    for row in rows:
+        row = dict(row)
+        for target, target_rows in targets.items():
+            if target_rows is not None:
+                gaps = metrics.signed_gaps(row, target_rows[row["trial"]], GAP_METRICS)
+                row |= {f"gap_{target}_{metric}": gap for metric, gap in gaps.items()}
+        out.append(row)
+    return out
+
+
+def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
+    """Judges every arm, targets first, and appends the rows that are not on disk yet."""
+    rows = run.workdir.read_rows()
+    known: dict[tuple[str, float], list[dict]] = {}
+    for row in rows:
+        known.setdefault((row["method"], row["sparsity"]), []).append(row)
+    is_target = ("retrain", "retrain_repruned")
+    cost = {a.sparsity: a.meta["prune_seconds"] for a in all_arms if a.method == "original"}
+    for arm in sorted(all_arms, key=lambda arm: arm.method not in is_target):
+        if (arm.method, arm.sparsity) in known:
+            run.done += 3
+            continue
+        judged = judge(run, arm, cost[arm.sparsity])
+        known[arm.method, arm.sparsity] = judged
+        new = with_gaps(judged, known)
+        run.workdir.append_rows(new, rows)
+        rows = rows + new
+    return rows
