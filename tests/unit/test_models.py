@@ -134,7 +134,8 @@ def test_synchronised_batch_norm_equals_the_whole_batch():
     np.testing.assert_allclose(split.reshape(whole.shape), whole, atol=1e-6)
     for name in ("mean", "var"):
         for part in split_state["batch_stats"][name]:
-            np.testing.assert_allclose(part, whole_state["batch_stats"][name], rtol=1e-6)
+            # values of order 1 are summed in another order: a mean near 0 keeps their rounding
+            np.testing.assert_allclose(part, whole_state["batch_stats"][name], rtol=1e-6, atol=1e-7)
 
 
 def test_synchronised_batch_norm_needs_no_axis_in_evaluation():
