@@ -293,7 +293,8 @@ def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndar
 
         pruned = go(only_first=False)
         if not fits:
-            meta = dense.meta | {"prune_seconds": 0.0, "rte_seconds": None, "rte_repeats": []}
+            seconds = ("rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds")
+            meta = {"diverged": dense.meta["diverged"], **dict.fromkeys(seconds)}
             return pruned.model, pruned.masks, dense.rewind, meta
 
         meta = _meta(fits[0], run.trials, [])
@@ -331,6 +332,8 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
         result = go()
         latencies = _latencies(run, result, lambda: go(only_first=True))
         meta = _meta(result, run.trials, latencies)
+        started = original.meta["diverged"]  # what starts from a diverged model has diverged
+        meta["diverged"] = [a or b for a, b in zip(started, meta["diverged"], strict=True)]
         return result.model, original.masks, run.theta_0, meta
 
     depends_on = (run.config_of(f"unlearn.{name}.", "train.augment"), original.fingerprint)

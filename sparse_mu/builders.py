@@ -17,6 +17,12 @@ from sparse_mu.data import augment, sources, splits
 from sparse_mu.training import Prepare
 from sparse_mu.types import ApplyFn, Execution, Hyper, Key, Model, PyTree, Unlearner
 
+_CHANNELS = {
+    "cifar10": models.CIFAR10,
+    "cifar100": models.CIFAR100,
+    "svhn_cropped": models.SVHN,
+}
+
 
 class Data(NamedTuple):
     """The rows of an experiment: training rows first, then test rows.
@@ -164,7 +170,9 @@ def build_data(flat: Flat) -> Data:
     else:
         test_inputs, test_labels = source.test_inputs, source.test_labels
     labels = source.train_labels[train]
-    forget, classes = _forget_sets(flat, labels, train, len(source.class_names))
+    forget, classes = _forget_sets(
+        flat, labels, train, len(source.train_labels), len(source.class_names)
+    )
     if len(np.unique(test_labels)) < len(source.class_names):
         raise ConfigError(
             f"config.dataset.limit = {flat['dataset.limit']}: must leave test rows of every class"
@@ -193,7 +201,7 @@ def _limited(source: sources.Source, limit: int | None) -> sources.Source:
 
 
 def _forget_sets(
-    flat: Flat, labels: np.ndarray, stored_rows: np.ndarray, num_classes: int
+    flat: Flat, labels: np.ndarray, rows: np.ndarray, stored: int, num_classes: int
 ) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
     trials, scenario = flat["trials"], flat["forget.scenario"]
     try:
@@ -212,19 +220,15 @@ def _forget_sets(
             ]
             return np.stack(sets), ((),) * trials
         listed = splits.read_rows(flat["forget.file"])
-        outside = listed[~np.isin(listed, stored_rows)]
-        last = int(stored_rows.max())
-        if len(outside) and 0 <= outside[0] <= last:
-            raise ConfigError(
-                f"config.forget.file: row {outside[0]} is not a training row here, it belongs to "
-                "the tuning pool; set config.dataset.validation=0 to train on every row"
-            )
+        wanted = np.flatnonzero(splits.forget_indices(listed, stored))
+        outside = wanted[~np.isin(wanted, rows)]
         if len(outside):
             raise ConfigError(
-                f"config.forget.file: row {outside[0]} is out of range; must be within 0..{last}"
+                f"config.forget.file: {len(outside)} of {len(wanted)} rows, the first is row "
+                f"{outside[0]}, are not trained on here, they belong to the tuning pool; set "
+                "config.dataset.validation=0 to train on every row"
             )
-        positions = np.searchsorted(stored_rows, listed)
-        one = splits.forget_indices(positions, len(labels))
+        one = splits.forget_indices(np.searchsorted(rows, wanted), len(labels))
         return np.tile(one, (trials, 1)), ((),) * trials
     except splits.ForgetSetError as error:
         key = {"class": "classes", "random": "count or config.forget.fraction"}
@@ -240,12 +244,13 @@ def build_network(flat: Flat, data: Data) -> Network:
     if flat["model.name"] == "small_cnn":
         module = models.SmallCNN(num_classes, form=form, dtype=dtype)
     else:
-        module = models.ResNet20s(num_classes, form=form, dtype=dtype)
-        if shape[-1] != 3:
+        channels = _CHANNELS.get(flat["dataset.name"])
+        if channels is None:
             raise ConfigError(
-                f"config.model.name = 'resnet20s': needs images of 3 channels, {data.name} has "
-                f"{shape[-1]}"
+                "config.model.name = 'resnet20s': normalises its input and knows the channels of "
+                f"{', '.join(_CHANNELS)}, not of {data.name}"
             )
+        module = models.ResNet20s(num_classes, form=form, dtype=dtype, channels=channels)
     draw = models.init_of(module, (1, *shape))
 
     def init(key: Key) -> Model:
@@ -357,5 +362,8 @@ def build_executions(flat: Flat) -> tuple[Execution, Execution]:
     alone = executions.over_trials(devices)
     if mode == "serial":
         return alone, alone
+    if jax.default_backend() == "cpu":
+        # vmapped Cholesky solves on several CPU devices never return, and vmap is slower there
+        raise ConfigError("config.execution.trial_mode = 'vmap': needs an accelerator; use 'auto'")
     per_device = -(-flat["trials"] // len(devices))
     return executions.over_trials(devices, per_device=per_device), alone

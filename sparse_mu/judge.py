@@ -11,6 +11,7 @@ from sparse_mu.acts import Arm, Run, title
 from sparse_mu.evaluation import predict
 
 GAP_METRICS = ("ua", "ra", "ta", "mia_efficacy")
+HUGE = 1e30  # stands for a logit that is not finite
 
 
 def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
@@ -25,6 +26,9 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
         execution=x.execution,
         prepare=x.prepare_eval,
     )
+    # a finite model can still be too large to compute with: that trial has diverged too
+    overflowed = [not np.isfinite(of_trial).all() for of_trial in logits]
+    logits = np.nan_to_num(logits, nan=0.0, posinf=HUGE, neginf=-HUGE)
     pruned, prunable = jax.vmap(mask_trees.pruned, out_axes=(0, None))(arm.masks)
     test = np.arange(len(data.labels)) >= data.train_rows
 
@@ -53,7 +57,8 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
             "n_retain": int(members["retain"].sum()),
             **{key: value if np.isfinite(value) else None for key, value in judged.items()},
             "mask_sparsity": int(pruned[trial]) / int(prunable),
-            "diverged": arm.meta["diverged"][trial],
+            "diverged": arm.meta["diverged"][trial] or overflowed[trial],
+            "models": arm.fingerprint,
             **{
                 key: arm.meta[key]
                 for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds")
@@ -89,6 +94,9 @@ def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> l
 def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
     """Judges every arm, targets first, and appends the rows that are not on disk yet."""
     rows = run.workdir.read_rows()
+    made_by = {arm.fingerprint for arm in all_arms}
+    if any(row.get("models") not in made_by for row in rows):
+        rows = []  # rows of other models, made before the data or the code changed
     known: dict[tuple[str, float], list[dict]] = {}
     for row in rows:
         known.setdefault((row["method"], row["sparsity"]), []).append(row)

@@ -51,11 +51,13 @@ def _experiment(folder: Path, flat: Flat) -> dict:
 
 
 def _start_jax(trials: int) -> None:
-    """A CPU device per core that has a trial to run; compiled programs kept between runs."""
+    """A CPU device per core with a trial to run; compiled programs kept between runs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # a process that already computes keeps its devices
-        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), trials))
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "sparse_mu", "jax"))
+        jax.config.update("jax_num_cpu_devices", min(cores or 1, trials))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "sparse_mu", "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
@@ -65,8 +67,7 @@ def main(argv: Sequence[str]) -> int:
         run(argv)
     except (KeyboardInterrupt, SystemExit) as stop:
         print("interrupted; the same command continues", file=sys.stderr)
-        code = stop.code if isinstance(stop, SystemExit) else 130
-        return code if isinstance(code, int) else 1
+        return 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0)
     except (ConfigError, DataError, stages.WorkdirError, CheckpointError, OSError) as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

@@ -20,8 +20,9 @@ def reading(summary: dict) -> str:
     own, own_of = _smaller(summary, methods, sparsities[-1], "retrain")
     dense, dense_of = _smaller(summary, methods, sparsities[-1], "retrain_dense")
     return (
-        f"{first}. {last}; compared with the same method on the dense model the disparity is "
-        f"smaller for {own} of {own_of} methods when each arm is held against its own retrain, "
+        f"{first}. {last}; compared with the same method on the dense model the disparity is, "
+        f"by its point estimate, smaller for {own} of {own_of} methods when each arm is held "
+        "against its own retrain, "
         f"and for {dense} of {dense_of} when both are held against retrain_dense."
     )
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sparse_mu import table
+from sparse_mu.reading import reading
 
 
 class ProgressBar:
@@ -60,6 +61,7 @@ def show(summary: dict, report: Path) -> None:
     console = Console(file=sys.stdout)
     width = console.width if console.is_terminal else 120
     console = Console(file=sys.stdout, width=width)
+    console.print(reading(summary), end="\n\n")
     console.print(table.render(summary, width=width, colour=console.color_system is not None))
     sys.stdout.flush()
     print(f"\nreport: {report}", file=sys.stderr)

@@ -59,6 +59,9 @@ def first_order_step(
         )
         params = mask_trees.apply(state.masks, optax.apply_updates(params, updates))
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(params))
+        for leaf in jax.tree.leaves(aux.net_state):
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                finite &= jnp.all(jnp.isfinite(leaf))
         new_state = state._replace(
             model=Model(params, aux.net_state), opt_state=opt_state, step=state.step + 1
         )

@@ -237,8 +237,8 @@ ROWS = {  # file: (content, what is said)
     "empty.txt": ("", "holds no row numbers"),
     "comments.txt": ("# nothing\n\n", "holds no row numbers"),
     "twice.txt": ("3\n3\n", "row 3 is given twice"),
-    "outside.txt": ("1352\n", "row 1352 is out of range; must be within 0..1351"),
-    "negative.txt": ("-1\n", "row -1 is out of range; must be within 0..1351"),
+    "outside.txt": ("1352\n", "row 1352 is out of range; allowed: 0 to 1351"),
+    "negative.txt": ("-1\n", "row -1 is out of range; allowed: 0 to 1351"),
     "words.txt": ("1\ntwo\n", "line 2: 'two' is not a row number"),
     "fractions.txt": ("1.5\n", "line 1: '1.5' is not a row number"),
     "all.txt": ("\n".join(map(str, range(1352))), "covers all 1352 training rows"),
@@ -268,7 +268,7 @@ def test_a_forget_row_of_the_tuning_pool(refused, tmp_path):
     file = tmp_path / "rows.txt"
     file.write_text("\n".join(map(str, range(20))))
     said = refused("--config.forget.scenario=indices", f"--config.forget.file={file}")
-    assert "it belongs to the tuning pool; set config.dataset.validation=0" in said
+    assert "they belong to the tuning pool; set config.dataset.validation=0" in said
 
 
 SETS = {
@@ -276,7 +276,7 @@ SETS = {
     "allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
     "--config.forget.count=100000": "allowed: 1 to ",
     "--config.forget.fraction=1e-9": "allowed: 1 to ",
-    "--config.model.name=resnet20s": "config.model.name = 'resnet20s': needs images of 3 channels",
+    "--config.model.name=resnet20s": "config.model.name = 'resnet20s': normalises its input and knows the channels of cifar10",
     "--config.dataset.limit=1": "config.",
 }
 

@@ -85,7 +85,8 @@ def fails(match, name, data_dir):
 
 
 def test_a_set_that_is_not_prepared_names_the_command(tmp_path, caplog):
-    command = f"where TensorFlow is installed, run: tfds build cifar10 --file_format=array_record --data_dir={tmp_path}$"
+    build = f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}"
+    command = f"where TensorFlow is installed, run: {build}$"
     fails(f"cifar10 is not prepared as array_record in {tmp_path}; {command}", "cifar10", tmp_path)
     fails("cifar100 is not prepared", "cifar100", tmp_path / "missing")
     assert not caplog.records
