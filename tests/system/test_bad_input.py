@@ -276,7 +276,7 @@ SETS = {
     "allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
     "--config.forget.count=100000": "allowed: 1 to ",
     "--config.forget.fraction=1e-9": "allowed: 1 to ",
-    "--config.model.name=resnet20s": "config.model.name = 'resnet20s': normalises its input and knows",
+    "--config.model.name=resnet20s": "config.model.name = 'resnet20s': normalises its input and",
     "--config.dataset.limit=1": "config.",
 }
 
