@@ -23,7 +23,7 @@ METRICS = {
 CLASS_METRICS = {"ua_test", "mia_class", "mia_class_auc"}
 SECONDS = {"rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds"}
 FACTS = {"method", "sparsity", "trial", "seed", "forgotten_classes", "n_forget", "n_retain"}
-FACTS |= {"mask_sparsity", "diverged"}
+FACTS |= {"mask_sparsity", "diverged", "models"}
 GAPS = {
     f"gap_{target}_{metric}" for target in TARGETS for metric in ("ua", "ra", "ta", "mia_efficacy")
 }
