@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +28,7 @@ from sparse_mu.blocks import (
     metric_columns,
     seconds_columns,
 )
+from sparse_mu.checkpoint import write_atomically
 from sparse_mu.reading import reading
 from sparse_mu.summary import FLOOR, METHOD_ORDER, NEAR, REFERENCES, sparsity_key
 
@@ -124,7 +124,7 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
         config=json.dumps(summary["config"], indent=2, sort_keys=True, ensure_ascii=False),
         manifest=json.dumps(summary["manifest"], indent=2, sort_keys=True, ensure_ascii=False),
     )
-    _write(Path(path), page)
+    write_atomically(Path(path), page)
 
 
 def _tables(summary: dict) -> list[Block]:
@@ -251,16 +251,3 @@ def _svg(figure: Figure, name: str, description: str) -> Markup:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     hidden = 'role="img" aria-label="' + description + '"' if description else 'aria-hidden="true"'
     return Markup(text.replace("<svg ", f"<svg {hidden} ", 1).strip())
-
-
-def _write(path: Path, page: str) -> None:
-    """Writes beside the file, then takes its place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
