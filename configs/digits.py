@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     config.unlearn.fisher = ConfigDict()
     config.unlearn.fisher.alpha = 1e-7  # noise variance times Fisher
     config.unlearn.fisher.head = "zeroed"  # class-wise: zeroed or intact rows of the class head
-    config.unlearn.fisher.batch_size = 4  # rows whose gradients are held at once
+    config.unlearn.fisher.batch_size = 2  # rows whose gradients are held at once
     config.unlearn.influence = ConfigDict()
     config.unlearn.influence.alpha = 0.1  # step length; 1 is the theory's
     config.unlearn.influence.damping = 1e-3  # added to the diagonal of the curvature

@@ -14,7 +14,7 @@ from sparse_mu import execution as executions
 from sparse_mu import losses, models, optimiser, unlearn
 from sparse_mu.config import ConfigError, Flat
 from sparse_mu.data import augment, sources, splits
-from sparse_mu.training import Prepare
+from sparse_mu.training import Adapt, Prepare
 from sparse_mu.types import ApplyFn, Execution, Hyper, Key, Model, PyTree, Unlearner
 
 _CHANNELS = {
@@ -75,7 +75,7 @@ class Method(NamedTuple):
     unlearner: Unlearner
     epochs: int
     batch_size: int
-    adapt: Callable[[PyTree], PyTree] | None = None
+    adapt: Adapt | None = None
 
 
 class Experiment(NamedTuple):
@@ -324,8 +324,8 @@ def build_method(
                 for trial, classes in enumerate(class_wise):
                     forgotten[trial, list(classes)] = True
 
-                def adapt(hyper: PyTree) -> PyTree:
-                    return hyper._replace(classes=forgotten[: len(hyper.classes)])
+                def adapt(hyper: PyTree, trials: np.ndarray) -> PyTree:
+                    return hyper._replace(classes=forgotten[trials])
 
         case "influence":
             _check_influence_memory(flat, network)

@@ -36,6 +36,7 @@ from sparse_mu.unlearn.contract import OneSet
 
 Prepare = Callable[[PyTree, Key], PyTree]
 OnEpoch = Callable[[int, int], None]
+Adapt = Callable[[PyTree, np.ndarray], PyTree]
 
 
 def as_they_are(inputs: PyTree, key: Key) -> PyTree:
@@ -250,13 +251,34 @@ def _run_epoch(
     return (carry.state, jnp.copy(carry.alive)), carry.stats
 
 
-def _with_horizon(hyper: PyTree, members: np.ndarray, batch_size: int, epochs: int) -> PyTree:
-    """Tells the schedules how long each trial's training is, from its own number of rows."""
-    if not isinstance(hyper, Hyper):
-        return hyper
-    rows = np.sum(members, axis=1)
-    steps = np.maximum(-(-rows // batch_size), 1).astype(np.float32)
-    return hyper._replace(epochs=np.full_like(steps, epochs), steps_per_epoch=steps)
+class _Length(NamedTuple):
+    """How long each trial's training is: what its schedules are laid over."""
+
+    epochs: Array
+    steps_per_epoch: Array
+    first_step: Array
+
+
+def _lengths(members: np.ndarray, batch_size: int, epochs: int, start: int) -> _Length:
+    steps = np.maximum(-(-np.sum(members, axis=1) // batch_size), 1).astype(np.float32)
+    return _Length(np.full_like(steps, epochs), steps, (start * steps).astype(np.int32))
+
+
+@functools.lru_cache(maxsize=256)
+def _begin_program(
+    init: Callable[[Model, Masks, Key], UnlearnState], execution: Execution
+) -> Program:
+    def begin(placed: tuple, length: _Length, shared: tuple) -> tuple[UnlearnState, Array]:
+        del shared
+        state = init(*placed)
+        if isinstance(state.hyper, Hyper):
+            hyper = state.hyper._replace(
+                epochs=length.epochs, steps_per_epoch=length.steps_per_epoch
+            )
+            state = state._replace(hyper=hyper)
+        return state._replace(step=state.step + length.first_step), jnp.ones((), bool)
+
+    return execution.compile(begin, donate=False)
 
 
 def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
@@ -285,7 +307,7 @@ def fit(
     start: int = 0,
     horizon: int | None = None,
     snapshot_epochs: tuple[int, ...] = (),
-    adapt: Callable[[PyTree], PyTree] | None = None,
+    adapt: Adapt | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Runs T trials of one unlearner, each over its own sets in its own order.
@@ -306,7 +328,8 @@ def fit(
         start: the first epoch; the schedules' step counter starts there too.
         horizon: length the schedules are laid over; default ``epochs``.
         snapshot_epochs: epochs before which (or at the end) a copy of the models is kept.
-        adapt: changes the ``[T]`` hyper-parameters, where trials differ in them.
+        adapt: ``(hyper-parameters of a group, its trials' numbers) -> hyper-parameters``, where
+            trials differ in them.
         on_epoch: called with (finished, total) group-epochs as they are dispatched.
 
     Returns:
@@ -331,12 +354,8 @@ def fit(
     forget, retain = np.asarray(trials.forget), np.asarray(trials.retain)
     if unlearner.reads == "forget":
         retain = forget
-    states = jax.vmap(unlearner.init)(model, masks, keys)
-    hyper = _with_horizon(states.hyper, retain, batch_size, horizon or epochs)
-    if start:
-        steps = np.asarray(states.step) + start * -(-retain.sum(axis=1) // batch_size)
-        states = states._replace(step=steps.astype(np.int32))
-    states = states._replace(hyper=hyper if adapt is None else adapt(hyper))
+    lengths = _lengths(retain, batch_size, horizon or epochs, start)
+    begin = _begin_program(unlearner.init, execution)
     count = retain.shape[0]
     total = -(-count // execution.group) * (epochs - start)
     results, snapshots, stats_of = [], {epoch: [] for epoch in snapshot_epochs}, []
@@ -349,7 +368,17 @@ def fit(
         own = Trials(forget[index], retain[index], trials.order_key[index])
         own = own._replace(forget=own.forget & ~inert[:, None], retain=own.retain & ~inert[:, None])
         own = execution.put_state(own)
-        started = execution.put_state((_rows(states, index), np.ones(len(index), bool)))
+        placed = execution.put_state(_rows((model, masks, keys), index))
+        length = execution.put_state(_rows(lengths, index))
+        if not done:
+            tick = time.perf_counter()
+            begin.lower(placed, length, ()).compile()
+            compiling += time.perf_counter() - tick
+        state, alive = begin(placed, length, ())
+        if adapt is not None:
+            hyper = adapt(execution.get(state.hyper), index)
+            state = state._replace(hyper=execution.put_state(hyper))
+        started = (state, alive)
         epoch_stats = []
         for epoch in range(start, epochs):
             if epoch in snapshots:

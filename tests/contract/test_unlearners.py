@@ -693,8 +693,8 @@ def test_the_horizon_lays_out_the_schedules():
 def test_trials_may_differ_in_their_hyper_parameters():
     batched = tiny.batched_trials(2)
 
-    def adapt(hyper):
-        return hyper._replace(learning_rate=np.array([0.0, 0.1], np.float32))
+    def adapt(hyper, trials):
+        return hyper._replace(learning_rate=np.array([0.0, 0.1], np.float32)[trials])
 
     unlearner = unlearn.finetune(classification(tiny.apply_fn))
     result = run_fit(unlearner, batched, single(), adapt=adapt)
@@ -740,8 +740,8 @@ def test_fit_does_not_touch_its_arguments():
 def test_a_diverging_trial_keeps_its_last_finite_state_and_disturbs_nobody(execution):
     batched = tiny.batched_trials(3)
 
-    def adapt(hyper):
-        return hyper._replace(learning_rate=np.array([0.1, 1e30, 0.1], np.float32))
+    def adapt(hyper, trials):
+        return hyper._replace(learning_rate=np.array([0.1, 1e30, 0.1], np.float32)[trials])
 
     unlearner = method("finetune")
     calm = run_fit(unlearner, batched, execution)
