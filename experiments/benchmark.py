@@ -33,6 +33,7 @@ SHRUNK = (
     "--config.prune.rewind_epoch=0",
     "--config.unlearn.methods=finetune,gradient_ascent",
     "--config.unlearn.finetune.epochs=1",
+    "--config.unlearn.gradient_ascent.epochs=1",
     "--config.evaluate.rte_repeats=0",
 )
 

@@ -5,10 +5,13 @@ inside a compiled loop (28 times slower, measured). Written as a matrix product 
 convolution is left, so loops are safe and per-trial kernels become batched matrix products. One
 product over all kernel offsets also keeps per-example gradients whole: against one product per
 offset the exact Fisher of the digits network took 0.06 of the time, a gradient of it 0.36, a
-gradient of ResNet-20s 0.62 (one CPU core, jax 0.10.2). :func:`default_form` is the only place
-where the form is chosen.
+gradient of ResNet-20s 0.62 (one CPU core, jax 0.10.2). Patches are made for a few images at a
+time, as many as fit into a cache, and made again on the way back rather than kept: a gradient of
+ResNet-20s (128 images, two cores) took 0.95 s instead of 1.47 s, its forward pass 0.27 s instead of
+0.44 s. :func:`default_form` is the only place where the form is chosen.
 """
 
+import functools
 from typing import Literal, assert_never
 
 import jax
@@ -20,6 +23,8 @@ from jax.typing import DTypeLike
 from sparse_mu.models.initialisers import kaiming_normal
 
 ConvolutionForm = Literal["xla", "patches"]
+
+_PATCH_BYTES = 4 * 2**20  # of patches held at once
 
 
 def default_form(platform: str) -> ConvolutionForm:
@@ -68,6 +73,20 @@ def convolve(
 
 
 def _from_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    product = functools.partial(_product_of_patches, stride=stride, padding=padding)
+    _, height, width, _ = jax.eval_shape(product, inputs[:1], kernel).shape
+    patch_bytes = height * width * (kernel.size // kernel.shape[-1]) * inputs.dtype.itemsize
+    # a power of two, so that common batches leave no remainder, which would compile once more
+    images = 2 ** (max(1, _PATCH_BYTES // patch_bytes).bit_length() - 1)
+    if images >= len(inputs):
+        return product(inputs, kernel)
+    of_image = jax.checkpoint(lambda kernel, image: product(image[None], kernel)[0])
+    return lax.map(functools.partial(of_image, kernel), inputs, batch_size=images)
+
+
+def _product_of_patches(
+    inputs: jax.Array, kernel: jax.Array, *, stride: int, padding: int
+) -> jax.Array:
     height_k, width_k, channels, features = kernel.shape
     sides = (padding, padding)
     padded = jnp.pad(inputs, ((0, 0), sides, sides, (0, 0)))

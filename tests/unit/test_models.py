@@ -65,6 +65,27 @@ def test_both_forms_have_the_same_gradients():
         np.testing.assert_allclose(ours, xla, atol=2e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 8])  # below a chunk; chunks and a rest; whole chunks
+def test_patches_made_a_few_images_at_a_time_give_the_same_numbers(rows, monkeypatch):
+    monkeypatch.setattr(models.convolution, "_PATCH_BYTES", 2 * 8 * 8 * 27 * 4)  # two images
+    rng = np.random.default_rng(3)
+    inputs = jnp.asarray(rng.standard_normal((rows, 8, 8, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)), jnp.float32)
+
+    def loss(form, inputs, kernel):
+        return jnp.sin(models.convolve(inputs, kernel, stride=1, padding=1, form=form)).sum()
+
+    for derivative in (jax.grad, jax.jacfwd):  # curvature needs forward mode too
+        ours, xla = (
+            derivative(partial(loss, form), argnums=(0, 1))(inputs, kernel)
+            for form in ("patches", "xla")
+        )
+        for a, b in zip(ours, xla, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)  # sums of up to 512 float32 products
+    jaxpr = str(jax.make_jaxpr(partial(loss, "patches"))(inputs, kernel))
+    assert ("scan" in jaxpr) == (rows > 2)
+
+
 def test_patches_form_leaves_no_convolution():
     fn = partial(models.convolve, stride=1, padding=1, form="patches")
     jaxpr = str(jax.make_jaxpr(fn)(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))))
