@@ -7,7 +7,9 @@
 ``trials`` times the same training of the digits network (15 epochs, 2 CPU devices, programs
 compiled before) for ten trials and for one, in turn, and prints medians and the ratio of the
 medians; a ratio of 10 would mean that batching gains nothing. ``run`` and ``cifar`` start the
-command as a user would, each in a fresh process, and print wall seconds and peak memory.
+command as a user would, each in a fresh process, and print wall seconds and peak memory. Shared
+machines change their pace: next to each wall time stands what a fixed loop took just before and
+after it, so that figures of a fast and of a slow hour can be told apart.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -92,8 +95,33 @@ def trials(pairs: int) -> None:
         )
 
 
-def command(arguments: tuple[str, ...], cache: Path) -> float:
-    """Wall seconds of the command in a fresh process and an empty workdir."""
+class Timed(NamedTuple):
+    """Wall seconds of a command, and the machine's pace before and after it."""
+
+    seconds: float
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        """How it is printed."""
+        return f"{self.seconds:.1f} s (pace {self.before:.2f}, {self.after:.2f})"
+
+
+def pace() -> float:
+    """Seconds of three million additions in Python, median of 5: how fast the machine is now."""
+
+    def once() -> float:
+        began, total = time.perf_counter(), 0
+        for number in range(3_000_000):
+            total += number
+        return time.perf_counter() - began
+
+    return statistics.median(once() for _ in range(5))
+
+
+def command(arguments: tuple[str, ...], cache: Path) -> Timed:
+    """The command in a fresh process and an empty workdir."""
+    before = pace()
     with tempfile.TemporaryDirectory() as workdir:
         began = time.perf_counter()
         subprocess.run(
@@ -103,7 +131,8 @@ def command(arguments: tuple[str, ...], cache: Path) -> float:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+    return Timed(seconds, before, pace())
 
 
 def timed_command(name: str, arguments: tuple[str, ...], warm: int) -> None:
@@ -112,8 +141,8 @@ def timed_command(name: str, arguments: tuple[str, ...], warm: int) -> None:
         cold = command(arguments, Path(cache))
         again = [command(arguments, Path(cache)) for _ in range(warm)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    warmly = f", warm cache {', '.join(f'{s:.1f}' for s in again)} s" if again else ""
-    print(f"{name}: cold cache {cold:.1f} s{warmly}; peak memory {peak:.2f} GiB; {machine()}")
+    warmly = f", warm cache {', '.join(map(str, again))}" if again else ""
+    print(f"{name}: cold cache {cold}{warmly}; peak memory {peak:.2f} GiB; {machine()}")
 
 
 def main() -> None:
