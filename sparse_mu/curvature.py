@@ -5,6 +5,7 @@ sums, so that they add over batches and devices.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,11 @@ def fisher_diagonal_sum(apply_fn: ApplyFn, model: Model, batch: Batch, key: Key)
     def sum_of_squares(gradients: Array) -> Array:
         # a product with ones: XLA on CPU sums over leading axes one entry at a time, and the digits
         # network's Fisher took twice as long
-        squares = jnp.square(gradients).reshape(-1, gradients[0, 0].size)
+        shape = gradients.shape
+        squares = jnp.square(gradients).reshape(math.prod(shape[:2]), math.prod(shape[2:]))
         ones = jnp.ones(squares.shape[0], squares.dtype)
         total = jnp.matmul(ones, squares, precision=jax.lax.Precision.HIGHEST)
-        return total.reshape(gradients.shape[2:])
+        return total.reshape(shape[2:])
 
     return jax.tree.map(sum_of_squares, jax.vmap(of_row)(batch.inputs, batch.weights))
 

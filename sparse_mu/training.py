@@ -264,7 +264,7 @@ def _lengths(members: np.ndarray, batch_size: int, epochs: int, start: int) -> _
     return _Length(np.full_like(steps, epochs), steps, (start * steps).astype(np.int32))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _begin_program(
     init: Callable[[Model, Masks, Key], UnlearnState], execution: Execution
 ) -> Program:
@@ -375,6 +375,7 @@ def fit(
             begin.lower(placed, length, ()).compile()
             compiling += time.perf_counter() - tick
         state, alive = begin(placed, length, ())
+        del placed  # the state holds copies
         if adapt is not None:
             hyper = adapt(execution.get(state.hyper), index)
             state = state._replace(hyper=execution.put_state(hyper))

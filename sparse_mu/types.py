@@ -169,7 +169,8 @@ class Unlearner(NamedTuple):
     """A method: three pure functions and two words about what they read.
 
     Attributes:
-        init: ``(Model, Masks, Key) -> UnlearnState``; copies what it keeps.
+        init: ``(Model, Masks, Key) -> UnlearnState``; copies what it keeps. ``fit`` compiles
+            it, once per function object.
         step: ``(UnlearnState, UnlearnBatch) -> (UnlearnState, Stats)``.
         finish: ``UnlearnState -> UnlearnState``; the identity for first-order methods, the update
             itself for Fisher and influence. It may empty ``aux``; the model's tree stays the same.

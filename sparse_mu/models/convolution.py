@@ -5,13 +5,14 @@ inside a compiled loop (28 times slower, measured). Written as a matrix product 
 convolution is left, so loops are safe and per-trial kernels become batched matrix products. One
 product over all kernel offsets also keeps per-example gradients whole: against one product per
 offset the exact Fisher of the digits network took 0.06 of the time, a gradient of it 0.36, a
-gradient of ResNet-20s 0.62 (one CPU core, jax 0.10.2). Patches are made for a few images at a
-time, as many as fit into a cache, and made again on the way back rather than kept: a gradient of
-ResNet-20s (128 images, two cores) took 0.95 s instead of 1.47 s, its forward pass 0.27 s instead of
-0.44 s. :func:`default_form` is the only place where the form is chosen.
+gradient of ResNet-20s 0.62 (one CPU core, jax 0.10.2). Where a batch's patches would take more
+than 4 MiB they are made for a few images at a time, and made again on the way back rather than
+kept: a gradient of ResNet-20s (128 images, two cores) took 0.95 s instead of 1.47 s, its forward
+pass 0.27 s instead of 0.44 s. :func:`default_form` is the only place where the form is chosen.
 """
 
 import functools
+import math
 from typing import Literal, assert_never
 
 import jax
@@ -75,10 +76,12 @@ def convolve(
 def _from_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     product = functools.partial(_product_of_patches, stride=stride, padding=padding)
     _, height, width, _ = jax.eval_shape(product, inputs[:1], kernel).shape
-    patch_bytes = height * width * (kernel.size // kernel.shape[-1]) * inputs.dtype.itemsize
+    patch_bytes = height * width * math.prod(kernel.shape[:3]) * inputs.dtype.itemsize
     # a power of two, so that common batches leave no remainder, which would compile once more
-    images = 2 ** (max(1, _PATCH_BYTES // patch_bytes).bit_length() - 1)
-    if images >= len(inputs):
+    images = 2 ** (max(1, _PATCH_BYTES // max(1, patch_bytes)).bit_length() - 1)
+    # a chunk of a kernel's gradient is summed in the type computed in, too coarse below float32
+    coarse = inputs.dtype.itemsize < 4
+    if images >= len(inputs) or coarse or kernel.shape[:2] == (1, 1):
         return product(inputs, kernel)
     of_image = jax.checkpoint(lambda kernel, image: product(image[None], kernel)[0])
     return lax.map(functools.partial(of_image, kernel), inputs, batch_size=images)

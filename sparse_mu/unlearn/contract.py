@@ -45,7 +45,10 @@ def begin(
         model=Model(params, net_state),
         masks=masks,
         opt_state=opt_state(params),
-        hyper=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), hyper),
+        # of a definite type: Python numbers would be another program than arrays are
+        hyper=jax.tree.map(
+            lambda leaf: jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True), hyper
+        ),
         step=jnp.zeros((), jnp.int32),
         key=jnp.array(key, copy=True),
         aux=aux(params),

@@ -462,6 +462,14 @@ def test_every_first_order_method_and_length_is_one_trace_through_fit():
     assert len(calls) == 1
 
 
+def test_python_numbers_and_arrays_as_hyper_parameters_are_one_trace_through_fit():
+    loss_fn, calls = counting_loss()
+    hyper = hyper_parameters(**HYPER)
+    for given in (hyper, hyper._replace(learning_rate=0.05), hyper._replace(momentum=0.5)):
+        run_fit(unlearn.finetune(loss_fn, hyper=given), tiny.batched_trials(1), single())
+    assert len(calls) == 1
+
+
 # ---- fit: trials, devices, loops -------------------------------------------------------------
 
 
@@ -683,6 +691,19 @@ def test_without_momentum_a_run_from_a_snapshot_ends_where_the_whole_run_does():
     assert differs(from_zero.model, whole.model)
 
 
+@pytest.mark.parametrize("execution", [devices_of(2), over_trials(jax.devices()[:1], per_device=3)])
+def test_each_trial_of_a_group_keeps_its_own_start_and_horizon(execution):
+    # trials of three sizes, so of different steps per epoch; on two devices one place is inert
+    batched = tiny.batched_trials(3)
+    more = {"epochs": 4, "start": 1, "horizon": 6}
+    result = run_fit(scheduled(), batched, execution, **more)
+    for index in range(3):
+        alone = run_fit(scheduled(), trial_of(batched, index), single(), **more)
+        np.testing.assert_allclose(
+            result.loss[index], alone.loss[0], rtol=1e-4
+        )  # vmapped: rounding
+
+
 def test_the_horizon_lays_out_the_schedules():
     batched = tiny.batched_trials(1)
     short, long = (run_fit(scheduled(), batched, single(), epochs=2, horizon=h) for h in (2, 8))
@@ -690,14 +711,17 @@ def test_the_horizon_lays_out_the_schedules():
     assert differs(short.model, long.model)  # of 2 epochs the second is at 0.01
 
 
-def test_trials_may_differ_in_their_hyper_parameters():
+@pytest.mark.parametrize(
+    "execution", [single(), devices_of(2), over_trials(jax.devices()[:1], per_device=2)]
+)
+def test_trials_may_differ_in_their_hyper_parameters(execution):
     batched = tiny.batched_trials(2)
 
     def adapt(hyper, trials):
         return hyper._replace(learning_rate=np.array([0.0, 0.1], np.float32)[trials])
 
     unlearner = unlearn.finetune(classification(tiny.apply_fn))
-    result = run_fit(unlearner, batched, single(), adapt=adapt)
+    result = run_fit(unlearner, batched, execution, adapt=adapt)
     given = host(batched[0])
     assert_same_bits(one(result.model, 0), one(given, 0))
     assert differs(one(result.model, 1), one(given, 1))

@@ -82,8 +82,23 @@ def test_patches_made_a_few_images_at_a_time_give_the_same_numbers(rows, monkeyp
         )
         for a, b in zip(ours, xla, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)  # sums of up to 512 float32 products
+    both = jnp.stack([kernel, 2 * kernel])
+    over = jax.vmap(jax.grad(partial(loss, "patches")), in_axes=(None, 0))(inputs, both)
+    np.testing.assert_allclose(
+        over[0], jax.grad(partial(loss, "patches"))(inputs, kernel), atol=1e-4
+    )
     jaxpr = str(jax.make_jaxpr(partial(loss, "patches"))(inputs, kernel))
     assert ("scan" in jaxpr) == (rows > 2)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)])
+def test_both_forms_take_no_rows_and_no_channels(shape):
+    kernel = jnp.ones((3, 3, shape[-1], 2))
+    ours, xla = (
+        models.convolve(jnp.ones(shape), kernel, stride=1, padding=1, form=form)
+        for form in ("patches", "xla")
+    )
+    np.testing.assert_array_equal(ours, xla)
 
 
 def test_patches_form_leaves_no_convolution():
