@@ -9,13 +9,13 @@ and influence are its search range's, not tuned here.
     python -m sparse_mu.main --config=configs/cifar10_resnet20s.py --workdir=runs/cifar10 \
         --config.dataset.data_dir=DIR
 
-Shrunk to under five minutes on two CPU cores (a check that it runs, not a result):
+Shrunk to about five minutes on two CPU cores (a check that it runs, not a result):
 
     python -m sparse_mu.main --config=configs/cifar10_resnet20s.py --workdir=runs/cifar10-small \
         --config.dataset.data_dir=DIR --config.dataset.limit=2000 --config.trials=1 \
         --config.train.epochs=2 --config.prune.rewind_epoch=0 \
         --config.unlearn.methods=finetune,gradient_ascent --config.unlearn.finetune.epochs=1 \
-        --config.evaluate.rte_repeats=0
+        --config.unlearn.gradient_ascent.epochs=1 --config.evaluate.rte_repeats=0
 """
 
 from ml_collections import ConfigDict

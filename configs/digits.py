@@ -6,8 +6,8 @@ tests. Learning rates, epochs and strengths of the unlearning methods were chose
 by experiments/tune_digits.py (class-wise, ten trials, smallest mean disparity of both arms); the
 table is experiments/results/tuning_digits.md. Other scenarios run with the same values, untuned.
 
-What it reaches is printed in the README. Cost: about 100 s with a cold compilation cache and 70 s
-with a warm one on two CPU cores, 1.3 GiB.
+What it reaches is printed in the README. Cost: about 110 s with a cold compilation cache and 80 s
+with a warm one on two CPU cores, 1.1 GiB.
 
     python -m sparse_mu.main --config=configs/digits.py --workdir=runs/digits
 """
