@@ -14,7 +14,8 @@ from sparse_mu import execution as executions
 from sparse_mu import losses, models, optimiser, unlearn
 from sparse_mu.config import ConfigError, Flat
 from sparse_mu.data import augment, sources, splits
-from sparse_mu.training import Adapt, Prepare
+from sparse_mu.epoch import Prepare
+from sparse_mu.training import Adapt
 from sparse_mu.types import ApplyFn, Execution, Hyper, Key, Model, PyTree, Unlearner
 
 _CHANNELS = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu.training import Prepare, as_they_are
+from sparse_mu.epoch import Prepare, as_they_are
 from sparse_mu.types import ApplyFn, Array, Dataset, Execution, Model, Program
 
 

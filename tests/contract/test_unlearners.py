@@ -16,11 +16,12 @@ import tiny_network as tiny
 from jax.sharding import Mesh, PartitionSpec
 
 from sparse_mu import masks, unlearn
+from sparse_mu.epoch import epoch_order
 from sparse_mu.execution import over_trials, single
 from sparse_mu.losses import classification
 from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.proximal import GAMMA_SCHEDULES, l1_prox
-from sparse_mu.training import epoch_order, fit
+from sparse_mu.training import fit
 from sparse_mu.types import LossAux, Stats, Trials, UnlearnBatch, Unlearner
 from sparse_mu.unlearn.contract import begin, unchanged
 

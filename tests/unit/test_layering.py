@@ -14,7 +14,7 @@ LEVELS = {
     1: "masks scores proximal curvature losses metrics statistics membership auditing topology "
     "optimiser",
     2: "bounds pruning",
-    3: "execution trials training checkpoint shadows interop api evaluation",
+    3: "execution trials epoch training checkpoint shadows interop api evaluation",
     4: "builders run acts judge report config stages manifest summary blocks table reading",
     5: "main prepare audit arguments terminal",
 }

@@ -1,0 +1,260 @@
+"""The compiled pieces of an epoch: its order, its batches, its steps, and what surrounds them.
+
+How many steps run is an argument, never part of a program, so D, Dr and Df and short and long
+trainings share one compilation.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparse_mu.types import (
+    Array,
+    Batch,
+    Dataset,
+    Execution,
+    Hyper,
+    Key,
+    Masks,
+    Model,
+    Program,
+    PyTree,
+    Stats,
+    Trials,
+    UnlearnBatch,
+    Unlearner,
+    UnlearnState,
+)
+
+Prepare = Callable[[PyTree, Key], PyTree]
+
+
+def as_they_are(inputs: PyTree, key: Key) -> PyTree:
+    """The ``prepare`` of inputs the network reads unchanged (tokens, floats)."""
+    del key
+    return inputs
+
+
+class _Order(NamedTuple):
+    """An epoch's rows of one set: the first ``count`` of ``rows`` are members."""
+
+    rows: Array
+    count: Array
+
+
+class _Carry(NamedTuple):
+    state: UnlearnState
+    alive: Array
+    stats: Stats
+
+
+def epoch_order(members: Array, order_key: Key, epoch: Array) -> Array:
+    """``argsort(where(member, u, inf))`` with u uniform per data set row from (key, epoch).
+
+    Deleting rows keeps the order of the rest: that is what "the same batch order" means for an
+    original and a retrained model. ``bool[N] -> int32[N]``, members first.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(order_key, 0), epoch)
+    draws = jax.random.uniform(key, members.shape)
+    return jnp.argsort(jnp.where(members, draws, jnp.inf))
+
+
+def _gather(dataset: Dataset, order: _Order, index: Array, size: int) -> Batch:
+    """Batch ``index``; past the end, rows from the start of the order at weight 0."""
+    position = index * size + jnp.arange(size)
+    rows = order.rows[position % jnp.maximum(order.count, 1)]
+    weights = (position < order.count).astype(jnp.float32)
+    return Batch(dataset.inputs[rows], dataset.labels[rows], weights)
+
+
+class Programs(NamedTuple):
+    """The compiled pieces of an epoch: all of it, or its order, its batches and its steps apart.
+
+    Apart, only the small pieces depend on the number of rows; the step, which is slow to compile,
+    serves data sets of any size.
+    """
+
+    whole: Program
+    order: Program
+    take: Program
+    step: Program
+
+
+@functools.lru_cache(maxsize=256)
+def epoch_programs(
+    step: Callable[..., PyTree],
+    reads: str | None,
+    batch_size: int,
+    prepare: Prepare,
+    execution: Execution,
+) -> Programs:
+    """Programs of one step body; ``reads`` None hands it the one batch itself."""
+
+    def draw(own: Trials, epoch: Array) -> tuple[_Order, ...]:
+        sets = (own.forget, own.retain) if reads == "both" else (own.retain,)
+        return tuple(
+            _Order(epoch_order(members, own.order_key, epoch), jnp.sum(members)) for members in sets
+        )
+
+    def steps_of(orders: tuple[_Order, ...]) -> Array:
+        most = functools.reduce(jnp.maximum, [order.count for order in orders])
+        return -(-most // batch_size)
+
+    def take(own: Trials, orders: tuple[_Order, ...], shared: tuple) -> tuple:
+        """The batches of one step, and whether the trial has such a step."""
+        dataset, epoch, index = shared
+        key = jax.random.fold_in(jax.random.fold_in(own.order_key, 1), epoch)
+        key = jax.random.fold_in(key, index)
+        gathered = [
+            execution.put_batch(_gather(dataset, order, index, batch_size)) for order in orders
+        ]
+        batches = [b._replace(inputs=prepare(b.inputs, key)) for b in gathered]
+        return batches, index < steps_of(orders)
+
+    def advance(carry: _Carry, batches: list[Batch], has_step: Array) -> _Carry:
+        """Steps, unless the trial has finished or diverged: then it is held."""
+        batch: Batch | UnlearnBatch = batches[0]
+        if reads is not None:
+            names = ("forget", "retain") if reads == "both" else (reads,)
+            batch = UnlearnBatch(None, None)._replace(**dict(zip(names, batches, strict=True)))
+        state, stats = step(carry.state, batch)
+        active = has_step & carry.alive
+        taken = active & stats.finite
+        hold = functools.partial(jax.tree.map, lambda new, old: jnp.where(taken, new, old))
+        alive = carry.alive & (stats.finite | ~active)
+        sums = jax.tree.map(lambda total, new: total + jnp.where(taken, new, 0), carry.stats, stats)
+        return _Carry(hold(state, carry.state), alive, sums._replace(finite=alive))
+
+    def begin(state: UnlearnState, alive: Array) -> _Carry:
+        zero = jnp.zeros((), jnp.float32)
+        return _Carry(state, alive, Stats(zero, zero, zero, alive))
+
+    def whole(started: tuple, own: Trials, shared: tuple) -> tuple:
+        dataset, epoch = shared
+        orders = draw(own, epoch)
+        carry = jax.lax.fori_loop(
+            0,
+            steps_of(orders),
+            lambda index, carry: advance(carry, *take(own, orders, (dataset, epoch, index))),
+            begin(*started),
+        )
+        return (carry.state, carry.alive), carry.stats
+
+    def order(started: tuple, own: Trials, shared: tuple) -> tuple:
+        del started
+        orders = draw(own, shared[1])
+        return orders, steps_of(orders)
+
+    def take_one(started: tuple, own: tuple, shared: tuple) -> tuple:
+        del started
+        trial, orders = own
+        return take(trial, orders, shared)
+
+    def one_step(carry: _Carry, own: tuple, shared: tuple) -> _Carry:
+        del shared
+        return advance(carry, *own)
+
+    return Programs(
+        whole=execution.compile(whole, donate=True),
+        order=execution.compile(order, donate=False),
+        take=execution.compile(take_one, donate=False),
+        step=execution.compile(one_step, donate=True),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Execution) -> Program:
+    """The finished model and whether it is finite; else the model before finishing."""
+
+    def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, Array]:
+        """Keeps the model where finishing would leave a parameter that is not finite."""
+        del own, shared
+        finished = finish(state).model
+        finite = jnp.isfinite(optax.tree.norm(finished.params))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), finished, state.model)
+        return kept, finite
+
+    return execution.compile(held, donate=False)
+
+
+def _first_carry(execution: Execution, started: tuple) -> _Carry:
+    """The carry before an epoch's first step, made outside the programs."""
+    state, alive = started
+    zeros = execution.put_state(np.zeros(alive.shape, np.float32))
+    # each sum gets its own buffer: a donated carry may not hold one array twice
+    stats = Stats(jnp.copy(zeros), jnp.copy(zeros), jnp.copy(zeros), alive)
+    return _Carry(state, jnp.copy(alive), stats)
+
+
+def compile_ahead(
+    programs: Programs,
+    execution: Execution,
+    unlearner: Unlearner,
+    started: tuple,
+    own: Trials,
+    shared: tuple,
+) -> float:
+    """Compiles ahead of the first call, which finds it done; returns the seconds it took."""
+    began = time.perf_counter()
+    if execution.loop == "compiled":
+        programs.whole.lower(started, own, shared).compile()
+    else:
+        orders, _ = programs.order((), own, shared)
+        batches = programs.take((), (own, orders), (*shared, np.int32(0)))
+        programs.step.lower(_first_carry(execution, started), batches, ()).compile()
+    if unlearner.passes == "once":
+        finish_program(unlearner.finish, execution).lower(started[0], (), ()).compile()
+    return time.perf_counter() - began
+
+
+def run_epoch(
+    programs: Programs, execution: Execution, started: tuple, own: Trials, shared: tuple
+) -> tuple:
+    """One epoch of a group: ``((state, alive), sums of its stats)``."""
+    if execution.loop == "compiled":
+        return programs.whole(started, own, shared)
+    orders, steps = programs.order((), own, shared)
+    carry = _first_carry(execution, started)
+    for index in range(int(np.max(execution.get(steps)))):
+        batches = programs.take((), (own, orders), (*shared, np.int32(index)))
+        carry = programs.step(carry, batches, ())
+    return (carry.state, jnp.copy(carry.alive)), carry.stats
+
+
+class Length(NamedTuple):
+    """``[T]``: how long each trial's training is, what its schedules are laid over."""
+
+    epochs: Array
+    steps_per_epoch: Array
+    first_step: Array
+
+
+def lengths_of(members: np.ndarray, batch_size: int, epochs: int, start: int) -> Length:
+    """From the trials' own numbers of rows, ``bool[T, N]``, and the epoch they start at."""
+    steps = np.maximum(-(-np.sum(members, axis=1) // batch_size), 1).astype(np.float32)
+    return Length(np.full_like(steps, epochs), steps, (start * steps).astype(np.int32))
+
+
+@functools.lru_cache(maxsize=64)
+def begin_program(
+    init: Callable[[Model, Masks, Key], UnlearnState], execution: Execution
+) -> Program:
+    """The state before the first step and a flag, from (model, masks, key) of each trial."""
+
+    def begin(placed: tuple, length: Length, shared: tuple) -> tuple[UnlearnState, Array]:
+        del shared
+        state = init(*placed)
+        if isinstance(state.hyper, Hyper):
+            hyper = state.hyper._replace(
+                epochs=length.epochs, steps_per_epoch=length.steps_per_epoch
+            )
+            state = state._replace(hyper=hyper)
+        return state._replace(step=state.step + length.first_step), jnp.ones((), bool)
+
+    return execution.compile(begin, donate=False)
