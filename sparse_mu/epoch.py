@@ -170,10 +170,9 @@ def epoch_programs(
 
 @functools.lru_cache(maxsize=256)
 def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Execution) -> Program:
-    """The finished model and whether it is finite; else the model before finishing."""
+    """The finished model and whether its parameters are finite; else the model before finishing."""
 
     def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, Array]:
-        """Keeps the model where finishing would leave a parameter that is not finite."""
         del own, shared
         finished = finish(state).model
         finite = jnp.isfinite(optax.tree.norm(finished.params))

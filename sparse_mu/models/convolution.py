@@ -12,7 +12,6 @@ pass 0.27 s instead of 0.44 s. :func:`default_form` is the only place where the 
 """
 
 import functools
-import math
 from typing import Literal, assert_never
 
 import jax
@@ -74,27 +73,30 @@ def convolve(
 
 
 def _from_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    product = functools.partial(_product_of_patches, stride=stride, padding=padding)
-    _, height, width, _ = jax.eval_shape(product, inputs[:1], kernel).shape
-    patch_bytes = height * width * math.prod(kernel.shape[:3]) * inputs.dtype.itemsize
+    height_k, width_k, channels, _ = kernel.shape
+    height = (inputs.shape[1] + 2 * padding - height_k) // stride + 1
+    width = (inputs.shape[2] + 2 * padding - width_k) // stride + 1
+
+    def product(kernel: jax.Array, inputs: jax.Array) -> jax.Array:
+        return _product_of_patches(inputs, kernel, height, width, stride, padding)
+
+    patch_bytes = height * width * height_k * width_k * channels * inputs.dtype.itemsize
     # a power of two, so that common batches leave no remainder, which would compile once more
     images = 2 ** (max(1, _PATCH_BYTES // max(1, patch_bytes)).bit_length() - 1)
     # a chunk of a kernel's gradient is summed in the type computed in, too coarse below float32
     coarse = inputs.dtype.itemsize < 4
-    if images >= len(inputs) or coarse or kernel.shape[:2] == (1, 1):
-        return product(inputs, kernel)
-    of_image = jax.checkpoint(lambda kernel, image: product(image[None], kernel)[0])
+    if images >= len(inputs) or coarse or (height_k, width_k) == (1, 1):
+        return product(kernel, inputs)
+    of_image = jax.checkpoint(lambda kernel, image: product(kernel, image[None])[0])
     return lax.map(functools.partial(of_image, kernel), inputs, batch_size=images)
 
 
 def _product_of_patches(
-    inputs: jax.Array, kernel: jax.Array, *, stride: int, padding: int
+    inputs: jax.Array, kernel: jax.Array, height: int, width: int, stride: int, padding: int
 ) -> jax.Array:
     height_k, width_k, channels, features = kernel.shape
     sides = (padding, padding)
     padded = jnp.pad(inputs, ((0, 0), sides, sides, (0, 0)))
-    height = (padded.shape[1] - height_k) // stride + 1
-    width = (padded.shape[2] - width_k) // stride + 1
     rows = stride * (height - 1) + 1  # extent of one strided slice
     columns = stride * (width - 1) + 1
     windows = [
