@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from sparse_mu import membership
+from sparse_mu.membership import attack, svc
 
 SHARED = pathlib.Path(
     os.environ.get("SPARSE_MU_SHARED", pathlib.Path(__file__).parents[2].parent / "shared")
@@ -77,6 +78,50 @@ def test_modified_entropy_of_a_certain_error_is_large_and_finite():
     assert found[0] == pytest.approx(-2 * np.log(1e-30))
 
 
+def test_modified_entropy_is_the_formula_of_song_and_mittal():
+    logits, labels, *_ = example(seed=3)
+    for scores, y, found in zip(
+        membership.softmax(logits),
+        labels,
+        membership.modified_entropy(membership.softmax(logits), labels),
+        strict=True,
+    ):
+        expected = -(1 - scores[y]) * np.log(scores[y])
+        for k in set(range(len(scores))) - {y}:
+            expected -= scores[k] * np.log(1 - scores[k])
+        assert found == pytest.approx(expected, rel=1e-12)  # sums of five float64 terms
+
+
+def by_hand(p, classes):
+    return -sum((1 - p[k] if k in classes else p[k]) * np.log(p[k]) for k in range(len(p)))
+
+
+def test_official_modified_entropy_depends_on_the_classes_of_the_set():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5], [0.1, 0.6, 0.3]])
+    official = membership.modified_entropy_official
+    for labels in ([0, 1, 2], [2, 2, 1], [0, 0, 0], [1, 1, 1]):
+        expected = [by_hand(p, set(labels)) for p in probabilities]
+        np.testing.assert_allclose(official(probabilities, np.array(labels)), expected, rtol=1e-14)
+    # the first row, label 0, written out: a set of one class, then the same row beside a class 2
+    alone = official(probabilities[:1], np.array([0]))
+    terms = 0.3 * np.log(0.7), 0.2 * np.log(0.2), 0.1 * np.log(0.1)
+    np.testing.assert_allclose(alone, [-sum(terms)], rtol=1e-14)
+    beside = official(probabilities[:2], np.array([0, 2]))[0]
+    assert beside - alone[0] == pytest.approx(-(0.9 - 0.1) * np.log(0.1), rel=1e-12)
+    # and it is not the intended one, whose second sum has log(1 - p)
+    intended = -(0.3 * np.log(0.7) + 0.2 * np.log(0.8) + 0.1 * np.log(0.9))
+    assert membership.modified_entropy(probabilities[:1], np.array([0]))[0] == pytest.approx(
+        intended, rel=1e-12
+    )
+
+
+def test_official_modified_entropy_floors_what_is_zero_in_float32():
+    floor, small = np.log(1e-30), 1e-40  # 1e-40 is a float32 (a subnormal one), 1e-60 is none
+    probabilities = np.array([[1.0, 0.0], [1.0, small], [1.0, 1e-60]])
+    found = membership.modified_entropy_official(probabilities, np.array([1, 1, 1]))
+    np.testing.assert_allclose(found, [-floor, -np.log(small), -floor], rtol=1e-14)
+
+
 def test_margin_is_the_logit_of_the_confidence():
     logits, labels, *_ = example()
     p = membership.confidence(membership.softmax(logits), labels)
@@ -91,15 +136,15 @@ def test_margin_is_the_logit_of_the_confidence():
 @pytest.mark.parametrize("scale", [0.3, 1.0, 8.0])
 @pytest.mark.parametrize("limit", [0, 3000])
 def test_attack_calls_what_libsvm_calls(feature, scale, limit, monkeypatch):
-    monkeypatch.setattr(membership, "_MATRIX_ROWS", limit)
-    monkeypatch.setattr(membership, "_CHUNK_PAIRS", 1000)
+    monkeypatch.setattr(svc, "_MATRIX_ROWS", limit)
+    monkeypatch.setattr(svc, "_CHUNK_PAIRS", 1000)
     logits, labels, retain, _, test = example(seed=4, retain=300, forget=100, test=250)
     scores = membership.FEATURES[feature](membership.softmax(logits * scale), labels)
     expected = called_members_by_libsvm(scores[retain], scores[test], scores)
     found = membership.svc_attack(scores[retain], scores[test], scores)
     assert found == 1 - expected.mean()
     np.testing.assert_array_equal(
-        membership._called_members(scores[retain], scores[test], scores), expected
+        svc.called_members(scores[retain], scores[test], scores), expected
     )
 
 
@@ -109,7 +154,7 @@ def test_ties_are_broken_as_libsvm_breaks_them(counts):
         members = (np.arange(counts[0]) < share * counts[0]).astype(float)
         nonmembers = (np.arange(counts[1]) < share * counts[1]).astype(float)
         targets = np.array([0.0, 1.0])
-        found = membership._called_members(members, nonmembers, targets)
+        found = svc.called_members(members, nonmembers, targets)
         expected = called_members_by_libsvm(members, nonmembers, targets)
         np.testing.assert_array_equal(found, expected)
 
@@ -137,7 +182,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(membership, "_called_members", recorder)
+    monkeypatch.setattr(attack, "called_members", recorder)
     return recorder
 
 
@@ -183,6 +228,82 @@ def test_official_pools_are_the_first_rows(recorder):
     assert recorder.pools[-1][1] == set(np.flatnonzero(test)[:40])
     membership.efficacy(numbers, forget, test, retain, seed=0, pools="official")
     assert [len(pool) for pool in recorder.pools[-1][:2]] == [30, 80]  # unbalanced, as in the code
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 10))
+@settings(max_examples=25, deadline=None)
+def test_official_pools_are_those_of_the_code(retain, test, forget):
+    numbers = np.arange(retain + test + forget)
+    retain, test, forget = np.split(numbers, [retain, retain + test])
+    half = len(test) // 2
+    for found, expected in (
+        (
+            membership.efficacy_pools(retain, test, forget, None),
+            (retain[: len(test)], test, [], forget),
+        ),
+        (
+            membership.privacy_pools(retain, test, None),
+            (retain[:half], test[:half], retain[half:], test[half:]),
+        ),
+    ):
+        for rows_found, rows_expected in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(rows_found, rows_expected)
+
+
+def test_a_feature_of_the_pool_is_evaluated_on_each_pool_alone(recorder):
+    logits, labels, retain, forget, test = example(seed=8)
+    forget = forget & (labels == 3)  # one class
+    retain, test = retain & (labels != 3), test & (labels != 3)
+    evidence = membership.evidence_of("modified_entropy_official", logits, labels)
+    p = membership.softmax(logits)
+    alone = [by_hand(row, {3}) for row in p[forget]]
+    np.testing.assert_allclose(evidence.scores(np.flatnonzero(forget)), alone, rtol=1e-12)
+    others = [by_hand(row, {0, 1, 2, 4}) for row in p[test]]
+    np.testing.assert_allclose(evidence.scores(np.flatnonzero(test)), others, rtol=1e-12)
+    # a feature of the row gives a row the same score in any company
+    by_row = membership.evidence_of("modified_entropy", logits, labels)
+    np.testing.assert_array_equal(by_row.scores(np.array([5])), by_row.scores(np.arange(10))[5:6])
+
+
+def test_official_attack_on_one_class_scores_shadows_and_targets_apart():
+    logits, labels, retain, _, test = example(seed=9, forget=0)
+    of_class = labels == 1
+    sets = {"retain": retain & ~of_class, "forget": retain & of_class, "test": test & ~of_class}
+    p = membership.softmax(logits)
+
+    def score(rows, classes):
+        return np.array([by_hand(row, classes) for row in p[rows]])
+
+    kept = {0, 2, 3, 4}
+    rows_kept, rows_test = (np.flatnonzero(sets[name]) for name in ("retain", "test"))
+    half = len(rows_test) // 2
+    expected = (
+        1
+        - called_members_by_libsvm(
+            score(rows_kept[: len(rows_test)], kept),
+            score(rows_test, kept),
+            score(sets["forget"], {1}),
+        ).mean()
+    )
+    parts = rows_kept[:half], rows_test[:half], rows_kept[half:], rows_test[half:]
+    assert all(set(labels[part]) == kept for part in parts)
+    members, others, target_members, target_others = (score(part, kept) for part in parts)
+    true_positive = called_members_by_libsvm(members, others, target_members).mean()
+    true_negative = 1 - called_members_by_libsvm(members, others, target_others).mean()
+    found = membership.official_attack(
+        {name: logits[mask] for name, mask in sets.items()},
+        {name: labels[mask] for name, mask in sets.items()},
+        "modified_entropy_official",
+    )
+    assert found == pytest.approx(
+        (expected, (true_positive + true_negative) / 2, true_positive), abs=1e-12
+    )
+    as_if_all = called_members_by_libsvm(
+        score(rows_kept[: len(rows_test)], kept),
+        score(rows_test, kept),
+        score(sets["forget"], {0, 1, 2, 3, 4}),
+    )
+    assert abs(found.efficacy - (1 - as_if_all.mean())) > 0.1  # the mistake would show
 
 
 def test_class_attack_learns_from_held_out_rows_of_the_class(recorder):
@@ -297,32 +418,37 @@ def test_bad_input_is_refused():
     masks = {"retain": retain, "forget": forget, "test": test}
     options = {"forgotten_classes": (), "seed": 0, "draws": 1}
 
-    def attack(logits=logits, labels=labels, **changes):
+    def judge(logits=logits, labels=labels, **changes):
         return membership.membership_metrics(logits, labels, **(masks | options | changes))
 
     for value in (np.nan, np.inf):
         spoiled = logits.copy()
         spoiled[5, 2] = value
         with pytest.raises(ValueError, match="logits of 1 rows are not finite, first row 5"):
-            attack(logits=spoiled)
+            judge(logits=spoiled)
     with pytest.raises(ValueError, match="want logits"):
-        attack(labels=labels[1:])
+        judge(labels=labels[1:])
     with pytest.raises(ValueError, match=r"in \[0, 5\)"):
-        attack(labels=labels + 1)
+        judge(labels=labels + 1)
     with pytest.raises(ValueError, match="integers"):
-        attack(labels=labels.astype(float))
+        judge(labels=labels.astype(float))
     with pytest.raises(ValueError, match="test shares 30 rows"):
-        attack(test=test | forget)
+        judge(test=test | forget)
     with pytest.raises(ValueError, match="retain: want bool"):
-        attack(retain=np.flatnonzero(retain))
+        judge(retain=np.flatnonzero(retain))
     with pytest.raises(ValueError, match="'confidense', want one of correctness, confidence"):
-        attack(feature="confidense")
+        judge(feature="confidense")
     with pytest.raises(ValueError, match="draws"):
-        attack(draws=0)
+        judge(draws=0)
     with pytest.raises(ValueError, match="pools must be"):
         membership.privacy(labels, retain, test, seed=0, pools="first")
     with pytest.raises(ValueError, match="fpr"):
         membership.tpr_at_fpr([0.0], [0.0], 1.5)
+    with pytest.raises(ValueError, match="logits: want the sets retain, forget, test, got test"):
+        membership.official_attack({"test": logits}, {"test": labels}, "confidence")
+    sets = {name: logits[:5] for name in masks}
+    with pytest.raises(ValueError, match="unknown feature 'prob'"):
+        membership.official_attack(sets, {name: labels[:5] for name in masks}, "prob")
     with pytest.raises(ValueError, match="target_scores"):
         membership.svc_attack([0.0], [1.0], [np.nan])
 
@@ -397,21 +523,27 @@ def recorded():
         ("correctness", "correctness"),
         ("confidence", "confidence"),
         ("entropy", "entropy"),
+        ("modified_entropy_official", "m_entropy"),
         ("probability", "prob"),
         ("modified_entropy", None),
     ],
 )
-def test_official_pools_give_the_recorded_values(recorded, feature, theirs):
+def test_official_attack_gives_the_recorded_values(recorded, feature, theirs):
     logits, labels, kind, values = recorded
-    scores = membership.FEATURES[feature](membership.softmax(logits), labels)
-    retain, forget, test = kind == 0, kind == 1, kind == 2
-    efficacy = membership.efficacy(scores, retain, test, forget, seed=0, pools="official").value
-    balanced = membership.privacy(scores, retain, test, seed=0, pools="official").balanced.value
+    masks = {"retain": kind == 0, "forget": kind == 1, "test": kind == 2}
+    found = membership.official_attack(
+        {name: logits[mask] for name, mask in masks.items()},
+        {name: labels[mask] for name, mask in masks.items()},
+        feature,
+    )
     if theirs is None:
-        # The recorded feature is the code's other formula; PARITY.md gives the intended one's
-        # values.
-        assert efficacy == pytest.approx(0.250, abs=5e-4)
-        assert balanced == pytest.approx(0.510, abs=5e-4)
+        # Not what the code computes: PARITY.md gives the intended form's values, to three digits.
+        assert found.efficacy == pytest.approx(0.250, abs=5e-4)
+        assert found.privacy == pytest.approx(0.510, abs=5e-4)
     else:
-        assert efficacy == pytest.approx(values["efficacy"][theirs], abs=1e-9)
-        assert balanced == pytest.approx(values["privacy"][theirs], abs=1e-9)
+        assert found.efficacy == pytest.approx(values["efficacy"][theirs], abs=1e-9)
+        assert found.privacy == pytest.approx(values["privacy"][theirs], abs=1e-9)
+    row = membership.membership_metrics(
+        logits, labels, **masks, forgotten_classes=(), seed=0, feature=feature, pools="official"
+    )
+    assert (row["mia_efficacy"], row["mia_privacy_balanced"]) == found[:2]
