@@ -1,9 +1,19 @@
-"""What ``jax.tree`` and ``optax.tree`` lack: names of leaves and the first difference of trees."""
+"""What ``jax.tree`` and ``optax.tree`` lack.
+
+Names of leaves, the first difference of two trees, which leaves are prunable, and whether all
+numbers are finite.
+"""
+
+import functools
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu.types import PyTree
+from sparse_mu.types import Array, Params, PyTree
+
+Prunable = Callable[[str, Array], bool]
 
 
 def leaf_names(tree: PyTree) -> list[str]:
@@ -47,3 +57,47 @@ def describe_mismatch(tree: PyTree, expected: PyTree, *, dtypes: bool = True) ->
 
 def _dtype(leaf: PyTree) -> np.dtype:
     return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every number of every floating leaf is finite, ``bool[]``.
+
+    Integers, bools and keys are passed over. (A norm would not do: it overflows although no leaf
+    has.)
+    """
+    checked = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(_dtype(leaf), jnp.inexact)
+    ]
+    return functools.reduce(jnp.logical_and, checked) if checked else jnp.array(True)
+
+
+def convolution_kernels(name: str, leaf: Array) -> bool:
+    """The paper's scope: weights of rank 4, that is 2-D convolution kernels and nothing else."""
+    del name
+    return np.ndim(leaf) == 4
+
+
+def matrices(name: str, leaf: Array) -> bool:
+    """Every weight of rank 2 or more: dense matrices, embeddings and convolution kernels."""
+    del name
+    return np.ndim(leaf) >= 2
+
+
+def prunable_leaves(params: Params, prunable: Prunable = convolution_kernels) -> PyTree:
+    """A tree of Python bools: which leaves of ``params`` may be pruned.
+
+    Raises:
+        ValueError: if no leaf is.
+    """
+    flags = [
+        bool(prunable(name, leaf))
+        for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True)
+    ]
+    if not any(flags):
+        raise ValueError(
+            "no leaf of params is prunable (the default takes 2-D convolution kernels only); "
+            "pass prunable=, for example sparse_mu.masks.matrices"
+        )
+    return jax.tree.unflatten(jax.tree.structure(params), flags)

@@ -49,3 +49,17 @@ def test_the_first_difference_is_named(changed, words):
 def test_dtypes_may_be_left_out():
     other = TREE | {"a": {"kernel": np.zeros((2, 3), np.int8)}}
     assert trees.describe_mismatch(other, TREE, dtypes=False) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found(bad):
+    tree = {"a": [np.zeros((2, 3), np.float32), np.array([1, 2])], "key": jax.random.key(0)}
+    assert bool(trees.all_finite(tree))
+    tree["a"][0][1, 2] = bad
+    assert not bool(trees.all_finite(tree))
+
+
+def test_numbers_whose_norm_overflows_are_finite_and_so_is_nothing_at_all():
+    assert bool(trees.all_finite({"w": np.full(9, 3e38, np.float32)}))
+    assert bool(trees.all_finite({"n": np.arange(3), "mask": np.ones(2, bool)}))
+    assert bool(trees.all_finite(()))
