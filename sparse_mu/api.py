@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparse_mu import masks as mask_trees
+from sparse_mu.curvature import Convergence
 from sparse_mu.evaluation import predict
 from sparse_mu.execution import for_library
 from sparse_mu.training import fit
@@ -18,6 +19,10 @@ Examples = tuple[Array, Array]  # inputs [N, ...] and integer labels [N]
 
 class DivergedWarning(UserWarning):
     """Training produced a value that is not finite; the last finite model was returned."""
+
+
+class NotConvergedWarning(UserWarning):
+    """A linear solver stopped before its tolerance; the model took the step it had found."""
 
 
 def _checked(name: str, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
@@ -77,11 +82,13 @@ def forget(
 
     Warns:
         DivergedWarning: if the method diverged.
+        NotConvergedWarning: if its linear solver stopped early (influence by ``cg``).
     """
     if batch_size < 1 or epochs < 1:
         raise ValueError(f"batch_size = {batch_size}, epochs = {epochs}: both must be at least 1")
     sets = {"retain": retain, "forget": forget}
-    needed = ("retain", "forget") if unlearner.reads == "both" else (unlearner.reads,)
+    reads = {unlearner.reads} | ({unlearner.survey.reads} if unlearner.survey else set())
+    needed = [name for name in sets if reads & {name, "both", "paired"}]
     for name in needed:
         if sets[name] is None:
             raise ValueError(f"{name}: this unlearner reads the {name} set; pass {name}=")
@@ -114,6 +121,14 @@ def forget(
         warnings.warn(
             "unlearning diverged; the last finite model is returned (lower the learning rate)",
             DivergedWarning,
+            stacklevel=2,
+        )
+    elif isinstance(result.told, Convergence) and not result.told.converged[0]:
+        told = jax.tree.map(lambda leaf: leaf[0].item(), result.told)
+        warnings.warn(
+            f"the solver did not converge in {told.iterations} iterations (relative residual "
+            f"{told.relative_residual:.1g}); raise epochs or damping",
+            NotConvergedWarning,
             stacklevel=2,
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), result.model)

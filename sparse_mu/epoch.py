@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from sparse_mu import trees
 from sparse_mu.types import (
     Array,
     Batch,
@@ -28,7 +28,6 @@ from sparse_mu.types import (
     Stats,
     Trials,
     UnlearnBatch,
-    Unlearner,
     UnlearnState,
 )
 
@@ -65,11 +64,11 @@ def epoch_order(members: Array, order_key: Key, epoch: Array) -> Array:
     return jnp.argsort(jnp.where(members, draws, jnp.inf))
 
 
-def _gather(dataset: Dataset, order: _Order, index: Array, size: int) -> Batch:
-    """Batch ``index``; past the end, rows from the start of the order at weight 0."""
+def _gather(dataset: Dataset, order: _Order, counted: Array, index: Array, size: int) -> Batch:
+    """Batch ``index``; past the end the order starts again, and past ``counted`` at weight 0."""
     position = index * size + jnp.arange(size)
     rows = order.rows[position % jnp.maximum(order.count, 1)]
-    weights = (position < order.count).astype(jnp.float32)
+    weights = ((position < counted) & (order.count > 0)).astype(jnp.float32)
     return Batch(dataset.inputs[rows], dataset.labels[rows], weights)
 
 
@@ -95,34 +94,40 @@ def epoch_programs(
     execution: Execution,
 ) -> Programs:
     """Programs of one step body; ``reads`` None hands it the one batch itself."""
+    names = ("forget", "retain") if reads in ("both", "paired") else (reads or "retain",)
 
     def draw(own: Trials, epoch: Array) -> tuple[_Order, ...]:
-        sets = (own.forget, own.retain) if reads == "both" else (own.retain,)
+        sets = (own.forget, own.retain) if len(names) == 2 else (own.retain,)
         return tuple(
             _Order(epoch_order(members, own.order_key, epoch), jnp.sum(members)) for members in sets
         )
 
+    def longest(orders: tuple[_Order, ...]) -> Array:
+        return functools.reduce(jnp.maximum, [order.count for order in orders])
+
     def steps_of(orders: tuple[_Order, ...]) -> Array:
-        most = functools.reduce(jnp.maximum, [order.count for order in orders])
-        return -(-most // batch_size)
+        return -(-longest(orders) // batch_size)
 
     def take(own: Trials, orders: tuple[_Order, ...], shared: tuple) -> tuple:
         """The batches of one step, and whether the trial has such a step."""
         dataset, epoch, index = shared
         key = jax.random.fold_in(jax.random.fold_in(own.order_key, 1), epoch)
         key = jax.random.fold_in(key, index)
-        gathered = [
-            execution.put_batch(_gather(dataset, order, index, batch_size)) for order in orders
-        ]
-        batches = [b._replace(inputs=prepare(b.inputs, key)) for b in gathered]
+        batches = []
+        for order in orders:
+            counted = longest(orders) if reads == "paired" else order.count
+            batch = _gather(dataset, order, counted, index, batch_size)
+            batches.append(batch._replace(inputs=prepare(batch.inputs, key)))
         return batches, index < steps_of(orders)
 
     def advance(carry: _Carry, batches: list[Batch], has_step: Array) -> _Carry:
         """Steps, unless the trial has finished or diverged: then it is held."""
+        # prepared whole, then split: what a row becomes does not depend on the devices
+        batches = [execution.put_batch(batch) for batch in batches]
         batch: Batch | UnlearnBatch = batches[0]
         if reads is not None:
-            names = ("forget", "retain") if reads == "both" else (reads,)
-            batch = UnlearnBatch(None, None)._replace(**dict(zip(names, batches, strict=True)))
+            given = dict(zip(names, batches, strict=True))
+            batch = UnlearnBatch(given.get("forget"), given.get("retain"))
         state, stats = step(carry.state, batch)
         active = has_step & carry.alive
         taken = active & stats.finite
@@ -170,14 +175,17 @@ def epoch_programs(
 
 @functools.lru_cache(maxsize=256)
 def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Execution) -> Program:
-    """The finished model and whether its parameters are finite; else the model before finishing."""
+    """The finished model, what ``finish`` left in ``aux``, and whether the model is finite.
 
-    def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, Array]:
+    If it is not, the model is the one before finishing.
+    """
+
+    def held(state: UnlearnState, own: tuple, shared: tuple) -> tuple[Model, PyTree, Array]:
         del own, shared
-        finished = finish(state).model
-        finite = jnp.isfinite(optax.tree.norm(finished.params))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), finished, state.model)
-        return kept, finite
+        ended = finish(state)
+        finite = trees.all_finite(ended.model)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), ended.model, state.model)
+        return kept, ended.aux, finite
 
     return execution.compile(held, donate=False)
 
@@ -185,21 +193,38 @@ def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Ex
 def _first_carry(execution: Execution, started: tuple) -> _Carry:
     """The carry before an epoch's first step, made outside the programs."""
     state, alive = started
-    zeros = execution.put_state(np.zeros(alive.shape, np.float32))
+    zeros = execution.put_state(np.zeros(execution.group, np.float32))
     # each sum gets its own buffer: a donated carry may not hold one array twice
     stats = Stats(jnp.copy(zeros), jnp.copy(zeros), jnp.copy(zeros), alive)
     return _Carry(state, jnp.copy(alive), stats)
 
 
+@functools.lru_cache(maxsize=64)
+def survey_end_program(
+    finish: Callable[[UnlearnState], UnlearnState], execution: Execution
+) -> Program:
+    """The state after a survey, ready for the first step."""
+
+    def end(state: UnlearnState, own: tuple, shared: tuple) -> UnlearnState:
+        del own, shared
+        return finish(state)
+
+    return execution.compile(end, donate=False)
+
+
 def compile_ahead(
     programs: Programs,
     execution: Execution,
-    unlearner: Unlearner,
+    last: Program | None,
     started: tuple,
     own: Trials,
     shared: tuple,
 ) -> float:
-    """Compiles ahead of the first call, which finds it done; returns the seconds it took."""
+    """Compiles a pass and the program after it, ``last``, ahead of their first calls.
+
+    Returns:
+        The seconds it took.
+    """
     began = time.perf_counter()
     if execution.loop == "compiled":
         programs.whole.lower(started, own, shared).compile()
@@ -207,8 +232,8 @@ def compile_ahead(
         orders, _ = programs.order((), own, shared)
         batches = programs.take((), (own, orders), (*shared, np.int32(0)))
         programs.step.lower(_first_carry(execution, started), batches, ()).compile()
-    if unlearner.passes == "once":
-        finish_program(unlearner.finish, execution).lower(started[0], (), ()).compile()
+    if last is not None:
+        last.lower(started[0], (), ()).compile()
     return time.perf_counter() - began
 
 
@@ -234,9 +259,9 @@ class Length(NamedTuple):
     first_step: Array
 
 
-def lengths_of(members: np.ndarray, batch_size: int, epochs: int, start: int) -> Length:
-    """From the trials' own numbers of rows, ``bool[T, N]``, and the epoch they start at."""
-    steps = np.maximum(-(-np.sum(members, axis=1) // batch_size), 1).astype(np.float32)
+def lengths_of(rows: np.ndarray, batch_size: int, epochs: int, start: int) -> Length:
+    """From the trials' own numbers of rows, ``int[T]``, and the epoch they start at."""
+    steps = np.maximum(-(-rows // batch_size), 1).astype(np.float32)
     return Length(np.full_like(steps, epochs), steps, (start * steps).astype(np.int32))
 
 
@@ -249,11 +274,15 @@ def begin_program(
     def begin(placed: tuple, length: Length, shared: tuple) -> tuple[UnlearnState, Array]:
         del shared
         state = init(*placed)
-        if isinstance(state.hyper, Hyper):
-            hyper = state.hyper._replace(
-                epochs=length.epochs, steps_per_epoch=length.steps_per_epoch
-            )
-            state = state._replace(hyper=hyper)
-        return state._replace(step=state.step + length.first_step), jnp.ones((), bool)
+
+        def fill(node: PyTree) -> PyTree:
+            if not isinstance(node, Hyper):
+                return node
+            return node._replace(epochs=length.epochs, steps_per_epoch=length.steps_per_epoch)
+
+        # the method's own numbers may stand around a Hyper, as in negative_gradient
+        hyper = jax.tree.map(fill, state.hyper, is_leaf=lambda node: isinstance(node, Hyper))
+        step = state.step + length.first_step
+        return state._replace(hyper=hyper, step=step), jnp.ones((), bool)
 
     return execution.compile(begin, donate=False)

@@ -15,6 +15,7 @@ import numpy as np
 
 from sparse_mu.epoch import (
     Prepare,
+    Programs,
     as_they_are,
     begin_program,
     compile_ahead,
@@ -22,6 +23,7 @@ from sparse_mu.epoch import (
     finish_program,
     lengths_of,
     run_epoch,
+    survey_end_program,
 )
 from sparse_mu.types import (
     Array,
@@ -30,11 +32,14 @@ from sparse_mu.types import (
     Key,
     Masks,
     Model,
+    Program,
     PyTree,
+    Reads,
+    StepFn,
     Trials,
     Unlearner,
 )
-from sparse_mu.unlearn.contract import OneSet
+from sparse_mu.unlearn.contract import OneSet, unchanged
 
 OnEpoch = Callable[[int, int], None]
 Adapt = Callable[[PyTree, np.ndarray], PyTree]
@@ -45,6 +50,8 @@ class FitResult(NamedTuple):
 
     Attributes:
         model: the ``[T]`` models.
+        masks: their ``[T]`` masks, which few methods change.
+        told: ``[T]``, what ``finish`` left in ``aux``, such as how a solver ended.
         snapshots: ``[T]`` models at the epochs asked for, by epoch.
         finite: ``bool[T]``, False where a trial diverged; its model is the last finite one.
         loss: ``float64[T, epochs]``, mean training loss of each epoch.
@@ -54,6 +61,8 @@ class FitResult(NamedTuple):
     """
 
     model: Model
+    masks: Masks
+    told: PyTree
     snapshots: dict[int, Model]
     finite: np.ndarray
     loss: np.ndarray
@@ -70,6 +79,28 @@ def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
         return np.asarray(leaf)[index]
 
     return jax.tree.map(select, tree)
+
+
+class _Pass(NamedTuple):
+    """One way over the data: its compiled pieces and what it reads."""
+
+    programs: Programs
+    reads: Reads
+
+
+def _pass(
+    step: StepFn, reads: Reads, batch_size: int, prepare: Prepare, execution: Execution
+) -> _Pass:
+    # a step that reads one set is handed that set alone, in the retain slot of its trial, so that
+    # fine-tuning and ascent are one program
+    body, slot = (step.on_batch, None) if isinstance(step, OneSet) else (step, reads)
+    return _Pass(epoch_programs(body, slot, batch_size, prepare, execution), reads)
+
+
+def _longest(reads: Reads, forget: np.ndarray, retain: np.ndarray) -> np.ndarray:
+    """``int[T]``, the rows of an epoch of each trial."""
+    sizes = {"forget": forget.sum(axis=1), "retain": retain.sum(axis=1)}
+    return sizes[reads] if reads in sizes else np.maximum(*sizes.values())
 
 
 def fit(
@@ -116,7 +147,9 @@ def fit(
         The finished models on the host; see :class:`FitResult`.
 
     Raises:
-        ValueError: if there is no epoch to run, or a snapshot is asked for outside of them.
+        ValueError: if there is no epoch to run, a snapshot is asked for outside of them, a method
+            with a survey starts late, or a batch cannot be split evenly over the execution's
+            devices.
     """
     if unlearner.passes == "once":
         start, epochs = 0, 1
@@ -124,30 +157,46 @@ def fit(
         raise ValueError(f"start = {start}, epochs = {epochs}: there is no epoch to run")
     if not all(start <= epoch <= epochs for epoch in snapshot_epochs):
         raise ValueError(f"snapshot_epochs = {snapshot_epochs}: must be in [{start}, {epochs}]")
-    if isinstance(unlearner.step, OneSet):
-        step, reads = unlearner.step.on_batch, None
-    else:
-        step, reads = unlearner.step, unlearner.reads
-    programs = epoch_programs(step, reads, batch_size, prepare, execution)
-    # a step that reads one set finds it in the retain slot of the trial, so that fine-tuning and
-    # ascent are one program
+    if unlearner.survey is not None and start:
+        raise ValueError(f"start = {start}: a method that surveys its data first starts at epoch 0")
+    if batch_size % execution.parts:
+        raise ValueError(
+            f"batch_size = {batch_size}: must be a multiple of {execution.parts}, the devices that "
+            "a batch is split over"
+        )
+    main = _pass(unlearner.step, unlearner.reads, batch_size, prepare, execution)
+    last = finish_program(unlearner.finish, execution) if unlearner.finish != unchanged else None
+    survey, end_survey = None, None
+    if unlearner.survey is not None:
+        surveyed = unlearner.survey
+        survey = _pass(surveyed.step, surveyed.reads, batch_size, prepare, execution)
+        end_survey = survey_end_program(surveyed.finish, execution)
     forget, retain = np.asarray(trials.forget), np.asarray(trials.retain)
-    if unlearner.reads == "forget":
-        retain = forget
-    lengths = lengths_of(retain, batch_size, horizon or epochs, start)
+    rows = _longest(unlearner.reads, forget, retain)
+    lengths = lengths_of(rows, batch_size, horizon or epochs, start)
     begin = begin_program(unlearner.init, execution)
     count = retain.shape[0]
-    total = -(-count // execution.group) * (epochs - start)
+    total = -(-count // execution.group) * (epochs - start + (survey is not None))
     results, snapshots, stats_of = [], {epoch: [] for epoch in snapshot_epochs}, []
     began = time.perf_counter()
-    done, compiling = 0, 0.0
+    done, compiling, known = 0, 0.0, set()
+
+    def go(way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int) -> tuple:
+        nonlocal done, compiling
+        own = sets._replace(retain=sets.forget) if way.reads == "forget" else sets
+        shared = (dataset, np.int32(epoch))
+        if way not in known:
+            known.add(way)
+            compiling += compile_ahead(way.programs, execution, then, started, own, shared)
+        done += 1
+        return run_epoch(way.programs, execution, started, own, shared)
+
     for first in range(0, count, execution.group):
         index = np.arange(first, first + execution.group)
         inert = index >= count
         index = np.where(inert, 0, index)
-        own = Trials(forget[index], retain[index], trials.order_key[index])
-        own = own._replace(forget=own.forget & ~inert[:, None], retain=own.retain & ~inert[:, None])
-        own = execution.put_state(own)
+        members = (forget[index] & ~inert[:, None], retain[index] & ~inert[:, None])
+        own = execution.put_state(Trials(*members, trials.order_key[index]))
         placed = execution.put_state(_rows((model, masks, keys), index))
         length = execution.put_state(_rows(lengths, index))
         if not done:
@@ -160,26 +209,27 @@ def fit(
             hyper = adapt(execution.get(state.hyper), index)
             state = state._replace(hyper=execution.put_state(hyper))
         started = (state, alive)
+        if survey is not None and end_survey is not None:
+            (state, alive), _ = go(survey, end_survey, started, own, start)
+            started = (end_survey(state, (), ()), alive)
         epoch_stats = []
         for epoch in range(start, epochs):
             if epoch in snapshots:
                 snapshots[epoch].append(execution.get(started[0].model))
-            shared = (dataset, np.int32(epoch))
-            if not done:
-                compiling += compile_ahead(programs, execution, unlearner, started, own, shared)
-            started, stats = run_epoch(programs, execution, started, own, shared)
+            started, stats = go(main, last, started, own, epoch)
             epoch_stats.append(stats)
-            done += 1
             if on_epoch is not None:
                 if len(epoch_stats) > 1:  # wait for the one before: never idle, never far ahead
                     jax.block_until_ready(epoch_stats[-2].weight)
                 on_epoch(done, total)
+            elif execution.parts > 1:  # programs that meet over devices: one at a time
+                jax.block_until_ready(stats.weight)
         state, alive = started
-        if unlearner.passes == "once":
-            finished, finite = finish_program(unlearner.finish, execution)(state, (), ())
-            results.append(execution.get((finished, alive & finite)))
-        else:
-            results.append(execution.get((state.model, alive)))
+        finished, told = state.model, ()
+        if last is not None:
+            finished, told, finite = last(state, (), ())
+            alive = alive & finite
+        results.append(execution.get((finished, state.masks, told, alive)))
         if epochs in snapshots:
             snapshots[epochs].append(results[-1][0])
         stats_of.append(execution.get(epoch_stats))
@@ -188,12 +238,14 @@ def fit(
     def stack(parts: list) -> PyTree:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
-    final, alive = stack(results)
+    final, kept, told, alive = stack(results)
     finite = alive & np.asarray([_all_finite(final, t) for t in range(count)])
     losses = [[s.loss / np.maximum(s.weight, 1e-12) for s in group] for group in stats_of]
     loss = np.concatenate([np.stack(group, axis=1) for group in losses])[:count]
     return FitResult(
         model=final,
+        masks=kept,
+        told=told,
         snapshots={epoch: stack(parts) for epoch, parts in snapshots.items()},
         finite=finite,
         loss=loss.astype(np.float64),

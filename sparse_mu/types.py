@@ -19,7 +19,7 @@ Scores = PyTree  # a tree of float arrays with the structure and shapes of Param
 Array = jax.Array | np.ndarray
 Key = chex.PRNGKey
 
-Reads = Literal["retain", "forget", "both"]
+Reads = Literal["retain", "forget", "both", "paired"]
 Passes = Literal["epochs", "once"]
 Loop = Literal["compiled", "python"]
 
@@ -95,12 +95,15 @@ class Hyper(NamedTuple):
         momentum: ``buf = momentum * buf + d``.
         weight_decay: added to the gradient as ``weight_decay * w`` (torch's rule).
         sign: +1 descends the loss, -1 ascends it.
-        gamma: strength of the l1 penalty, mean over a paper schedule.
+        gamma: strength of the l1 penalty by its sub-gradient (:mod:`sparse_mu.proximal`).
         gamma_schedule: index into :data:`sparse_mu.proximal.GAMMA_SCHEDULES`.
         lr_schedule: index into :data:`sparse_mu.optimiser.LEARNING_RATE_SCHEDULES`.
         warmup_epochs: length of the linear warm-up, in epochs.
         epochs: planned length of the training, in epochs; the schedules read it.
         steps_per_epoch: steps in an epoch of this trial's own set; the schedules read it.
+        loss_ceiling: an ascent step on a batch of larger mean loss has loss gradient 0.
+        proximal_gamma: strength of the l1 penalty by its proximal step, same schedule.
+        sparsity: fraction that progressive pruning removes of the kept prunable weights.
     """
 
     learning_rate: Array | float
@@ -113,6 +116,9 @@ class Hyper(NamedTuple):
     warmup_epochs: Array | float
     epochs: Array | float
     steps_per_epoch: Array | float
+    loss_ceiling: Array | float
+    proximal_gamma: Array | float
+    sparsity: Array | float
 
 
 class UnlearnState(NamedTuple):
@@ -165,8 +171,26 @@ class StepFn(Protocol):
         ...
 
 
+class Survey(NamedTuple):
+    """A pass over the data before a method's first step (SalUn's saliency, influence's gradients).
+
+    Attributes:
+        step: as of an unlearner; changes ``aux`` and ``step`` only. Sees each row once.
+        finish: ``UnlearnState -> UnlearnState``, after the pass; sets ``step`` back to 0.
+        reads: which set it reads.
+    """
+
+    step: StepFn
+    finish: Callable[[UnlearnState], UnlearnState]
+    reads: Reads
+
+
 class Unlearner(NamedTuple):
     """A method: three pure functions and two words about what they read.
+
+    ``reads`` is ``"retain"``, ``"forget"``, ``"both"`` (each row of both sets once an epoch, the
+    shorter set filled up with rows of weight 0) or ``"paired"`` (the shorter set starts again, so
+    that every step sees rows of both).
 
     Attributes:
         init: ``(Model, Masks, Key) -> UnlearnState``; copies what it keeps. ``fit`` compiles
@@ -176,6 +200,7 @@ class Unlearner(NamedTuple):
             itself for Fisher and influence. It may empty ``aux``; the model's tree stays the same.
         reads: which set the step reads.
         passes: ``"epochs"`` for methods that iterate, ``"once"`` for one pass over the data.
+        survey: a pass before the first step, or None.
     """
 
     init: Callable[[Model, Masks, Key], UnlearnState]
@@ -183,6 +208,7 @@ class Unlearner(NamedTuple):
     finish: Callable[[UnlearnState], UnlearnState]
     reads: Reads
     passes: Passes
+    survey: Survey | None = None
 
 
 class Dataset(NamedTuple):
@@ -239,9 +265,11 @@ class Execution(NamedTuple):
         compile: lifts a one-trial function over a group of trials and compiles it.
         put_state: places a ``[G, ...]`` tree (states, what is a trial's own).
         put_shared: places what all trials share (the data set).
-        put_batch: called *inside* the compiled step on the gathered batch (a sharding constraint).
+        put_batch: called *inside* the compiled step on the gathered batch: a sharding constraint,
+            or this device's part of it.
         get: brings a ``[G, ...]`` tree back to the host as numpy arrays.
         group: trials per dispatch (one per device, or all of them when they are vmapped).
+        parts: devices that one batch is split over; batch sizes must be a multiple of it.
         loop: whether steps loop inside the compiled program or in Python (convolutions on CPU).
     """
 
@@ -252,6 +280,7 @@ class Execution(NamedTuple):
     put_batch: Callable[[PyTree], PyTree]
     get: Callable[[PyTree], PyTree]
     group: int
+    parts: int
     loop: Loop
 
 
