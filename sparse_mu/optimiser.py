@@ -5,6 +5,7 @@ update as a :class:`~sparse_mu.types.Hyper`, whose leaves may differ between tri
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,16 @@ LEARNING_RATE_SCHEDULES: tuple[str, ...] = ("constant", "step", "cosine")
 def learning_rate_at(hyper: Hyper, step: Array) -> Array:
     """The step size of one step, ``float32[]``.
 
-    ``constant``: the peak. ``step``: x0.1 at 50% and again at 75% of the epochs (the paper's
-    milestones 91 and 136 of 182), changing between epochs only. ``cosine``: half a cosine to 0 over
-    the epochs after the warm-up. A warm-up ramps linearly from 0 over ``warmup_epochs``.
+    ``constant``: the peak. ``step``: x0.1 from epoch ``floor(E / 2)`` and again from epoch
+    ``floor(3 E / 4)`` of E (the paper's milestones 91 and 136 of 182), neither before epoch 1: a
+    training of one epoch keeps its peak, and of two the second runs at 0.01 of it. ``cosine``: half
+    a cosine to 0 over the epochs after the warm-up. A warm-up ramps linearly from 0 over
+    ``warmup_epochs``.
     """
     exact_epoch = step / hyper.steps_per_epoch
     epoch = jnp.floor(exact_epoch)
-    decay = jnp.where(epoch < jnp.floor(hyper.epochs * 0.5), 1.0, 0.1)
-    decay = decay * jnp.where(epoch < jnp.floor(hyper.epochs * 0.75), 1.0, 0.1)
+    first, second = (jnp.maximum(jnp.floor(hyper.epochs * part), 1.0) for part in (0.5, 0.75))
+    decay = jnp.where(epoch < first, 1.0, 0.1) * jnp.where(epoch < second, 1.0, 0.1)
     remaining = jnp.maximum(hyper.epochs - hyper.warmup_epochs, 1e-6)
     progress = jnp.clip((exact_epoch - hyper.warmup_epochs) / remaining, 0.0, 1.0)
     cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
@@ -85,6 +88,9 @@ def hyper_parameters(
     warmup_epochs: float = 0.0,
     epochs: float = 1.0,
     steps_per_epoch: float = 1.0,
+    loss_ceiling: float = math.inf,
+    proximal_gamma: float = 0.0,
+    sparsity: float = 0.0,
 ) -> Hyper:
     """A :class:`Hyper` of strongly typed scalars (``int32`` kinds, ``float32`` for the rest)."""
     values = Hyper(
@@ -98,6 +104,9 @@ def hyper_parameters(
         warmup_epochs=warmup_epochs,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
+        loss_ceiling=loss_ceiling,
+        proximal_gamma=proximal_gamma,
+        sparsity=sparsity,
     )
     kinds = ("gamma_schedule", "lr_schedule")
     return Hyper(

@@ -5,6 +5,7 @@ All of them are one step body. They differ in the leaves of their :class:`~spars
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparse_mu import masks as mask_trees
 from sparse_mu import proximal
-from sparse_mu.optimiser import hyper_parameters, sgd
+from sparse_mu.optimiser import learning_rate_at
+from sparse_mu.trees import Prunable, convolution_kernels
 from sparse_mu.types import Batch, Hyper, Key, LossFn, Masks, Model, Stats, Unlearner, UnlearnState
-from sparse_mu.unlearn.contract import OneSet, begin, device_own, unchanged
-
-Transformation = optax.GradientTransformation
+from sparse_mu.unlearn.contract import OneSet, begin, unchanged
+from sparse_mu.unlearn.descent import Transformation, descend, mean_loss, mix, set_sums, settings
 
 
 @functools.lru_cache(maxsize=256)
@@ -28,57 +28,34 @@ def first_order_step(
     """The one step body of all first-order methods.
 
     ``d = sign * grad(mean loss) + gamma_t * sign(w)`` with pruned entries set to 0, then ``tx``.
-    Pruned weights and every buffer that ``tx`` fills from the gradient stay exactly 0.
+    Pruned weights and every buffer that ``tx`` fills from the gradient stay exactly 0. An ascent
+    (``sign < 0``) minimises ``-min(mean loss, loss_ceiling)``: on a batch above the ceiling its
+    loss gradient is 0, while penalty, decay and momentum act on. ``finite`` is False once the loss,
+    a weight or a floating number of the net state is not; ``fit`` then keeps the state before.
 
     Args:
         loss_fn: a weighted sum; the step divides by the sum of weights (over ``axis_name`` too).
         tx: any optax transformation; it is offered ``hyper`` and ``step`` as extra arguments.
         axis_name: the axis to sum over when the batch is split by ``pmap`` or ``shard_map``.
     """
-    tx = optax.with_extra_args_support(tx)
 
     def step(state: UnlearnState, batch: Batch) -> tuple[UnlearnState, Stats]:
-        hyper, (params, net_state) = state.hyper, state.model
         key = jax.random.fold_in(state.key, state.step)
-        (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            device_own(params, batch, axis_name), net_state, batch, key
-        )
-        weight, correct = aux.weight, aux.correct
-        if axis_name is not None:
-            loss, weight, correct, gradients = jax.lax.psum(
-                (loss, weight, correct, gradients), axis_name
-            )
-        scale = hyper.sign / jnp.maximum(weight, 1e-12)
-        epoch = jnp.floor(state.step / hyper.steps_per_epoch)
-        gamma = proximal.gamma_at(hyper.gamma, hyper.gamma_schedule, epoch, hyper.epochs)
-        penalty = proximal.l1_subgradient(params, gamma)
-        gradients = jax.tree.map(lambda g, p: scale * g + p, gradients, penalty)
-        gradients = mask_trees.apply(state.masks, gradients)
-        updates, opt_state = tx.update(
-            gradients, state.opt_state, params, hyper=hyper, step=state.step
-        )
-        params = mask_trees.apply(state.masks, optax.apply_updates(params, updates))
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(params))
-        for leaf in jax.tree.leaves(aux.net_state):
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                finite &= jnp.all(jnp.isfinite(leaf))
-        new_state = state._replace(
-            model=Model(params, aux.net_state), opt_state=opt_state, step=state.step + 1
-        )
-        return new_state, Stats(loss, weight, correct, finite)
+        hyper, sums = state.hyper, set_sums(loss_fn, state.model, batch, key, axis_name)
+        capped = (hyper.sign < 0) & (mean_loss(sums) > hyper.loss_ceiling)
+        gradients = mix([(jnp.where(capped, 0.0, hyper.sign), sums)])
+        return descend(state, tx, hyper, gradients, sums)
 
     return step
 
 
 def _first_order(
     loss_fn: LossFn,
-    tx: Transformation | None,
+    tx: Transformation,
     hyper: Hyper,
     reads: Literal["retain", "forget"],
     axis_name: str | None,
 ) -> Unlearner:
-    tx = sgd() if tx is None else tx
-
     def init(model: Model, masks: Masks, key: Key) -> UnlearnState:
         return begin(model, masks, key, hyper=hyper, opt_state=tx.init)
 
@@ -104,26 +81,68 @@ def finetune(
 
     Source: paper, section 3 (FT); SPEC section 4.2.
     """
-    return _first_order(loss_fn, tx, hyper or hyper_parameters(), "retain", axis_name)
+    return _first_order(loss_fn, *settings(tx, hyper), "retain", axis_name)
 
 
 def gradient_ascent(
     loss_fn: LossFn,
     tx: Transformation | None = None,
     *,
+    gamma: float | None = None,
+    loss_ceiling: float | None = None,
     hyper: Hyper | None = None,
     axis_name: str | None = None,
 ) -> Unlearner:
     """Gradient ascent on the forget set: ``w <- tx(-grad mean loss over a batch of Df)``.
 
-    Arguments as in :func:`finetune`; the sign of the gradient is turned, weight decay is not.
-    Whether BatchNorm statistics follow the forget set (the official form) is decided by
-    ``loss_fn``.
+    The sign of the loss gradient is turned; weight decay still shrinks the weights. It minimises
+    ``-min(L, loss_ceiling) + gamma * ||w||_1``, L the mean loss of a batch; with ``gamma > 0`` that
+    is the official code's ``GA_l1``, whose penalty is descended and constant over the epochs.
 
-    Source: paper, section 3 (GA); SPEC section 4.3.
+    ``loss_fn`` decides what BatchNorm does. ``classification(apply_fn, train=True)`` is the
+    official form: the forget batches normalise themselves and replace the running statistics, which
+    alone costs much of the accuracy on other data. ``train=False`` freezes the statistics: only the
+    weights move.
+
+    Args:
+        loss_fn: weighted-sum loss of a batch.
+        tx: as in :func:`finetune`.
+        gamma: strength of the l1 penalty, constant; its sub-gradient acts on all leaves. None
+            leaves ``hyper`` as it is, by default without a penalty.
+        loss_ceiling: the mean loss above which a batch is not ascended any further (log K is the
+            loss of a guess). None leaves ``hyper`` as it is, by default without a ceiling, as
+            officially.
+        hyper: hyper-parameters as leaves; its ``sign`` is replaced.
+        axis_name: axis over which batches are split, or None.
+
+    Raises:
+        ValueError: if ``gamma`` is negative or not finite, or ``loss_ceiling`` is not positive.
+
+    Source: paper, section 3 (GA); SPEC sections 4.3 and 4.5.
     """
-    hyper = (hyper or hyper_parameters())._replace(sign=jnp.float32(-1.0))
+    if gamma is not None:
+        _check_gamma(gamma)
+    if loss_ceiling is not None and not loss_ceiling > 0:
+        raise ValueError(f"loss_ceiling = {loss_ceiling!r}: must be positive")
+    tx, hyper = settings(tx, hyper)
+    hyper = hyper._replace(sign=jnp.float32(-1.0))
+    if gamma is not None:
+        hyper = hyper._replace(gamma=jnp.float32(gamma), gamma_schedule=jnp.int32(0))
+    if loss_ceiling is not None:
+        hyper = hyper._replace(loss_ceiling=jnp.float32(loss_ceiling))
     return _first_order(loss_fn, tx, hyper, "forget", axis_name)
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma = {gamma!r}: must be a finite number of at least 0")
+
+
+@functools.lru_cache(maxsize=64)
+def _then_l1_prox(tx: Transformation, prunable: Prunable) -> Transformation:
+    """``tx`` and then the proximal step, its rate and strength read from ``hyper``."""
+    prox = proximal.l1_prox(learning_rate_at, proximal.proximal_gamma_at, prunable)
+    return optax.chain(tx, prox)
 
 
 def l1_sparse(
@@ -132,36 +151,58 @@ def l1_sparse(
     gamma: float = 5e-4,
     *,
     schedule: str = "decaying",
+    penalty: Literal["subgradient", "proximal"] = "subgradient",
+    prunable: Prunable | None = None,
     hyper: Hyper | None = None,
     axis_name: str | None = None,
 ) -> Unlearner:
-    """l1-sparse unlearning: fine-tuning on Dr with ``gamma_t * ||w||_1``, by sub-gradient.
+    """l1-sparse unlearning: fine-tuning on Dr with the penalty ``gamma_t * ||w||_1``.
 
-    ``w <- tx(grad mean loss + gamma_t * sign(w))`` over all leaves, ``sign(0) = 0``, with the
-    decaying schedule ``gamma_t = (2 - 2t/T) * gamma`` at epoch t of T. The official code's alpha is
-    the schedule's peak, ``2 * gamma``. No mask is made; on a pruned model (our extension) pruned
-    weights stay 0.
+    ``penalty="subgradient"`` (default, the official code's): ``w <- tx(grad mean loss + gamma_t *
+    sign(w))`` over all leaves, ``sign(0) = 0``; weights come near 0 and hardly ever reach it.
+    ``penalty="proximal"``: ``w <- soft_threshold(w + tx(grad mean loss), lr_t * gamma_t)``, which
+    sets weights to exactly 0; convolution kernels only, unless ``prunable`` says otherwise.
+
+    No mask is made; on a pruned model (our extension) pruned weights stay 0. The official code's
+    alpha is not gamma: see :mod:`sparse_mu.proximal`.
 
     Args:
         loss_fn: weighted-sum loss of a batch.
         tx: as in :func:`finetune`.
         gamma: strength of the penalty, per unit of weight.
-        schedule: one of :data:`sparse_mu.proximal.GAMMA_SCHEDULES`. ``growing`` and ``decaying``
-            need to know T: ``hyper.epochs`` and ``hyper.steps_per_epoch``, which
+        schedule: one of :data:`sparse_mu.proximal.GAMMA_SCHEDULES`. All but ``constant`` need to
+            know T: ``hyper.epochs`` and ``hyper.steps_per_epoch``, which
             :func:`sparse_mu.forget` fills in.
-        hyper: hyper-parameters as leaves; its ``gamma`` and ``gamma_schedule`` are replaced.
+        penalty: how the penalty enters a step.
+        prunable: which leaves the proximal step thresholds.
+        hyper: hyper-parameters as leaves; its ``gamma``, ``proximal_gamma`` and
+            ``gamma_schedule`` are replaced. The proximal step reads its ``learning_rate`` and
+            ``lr_schedule``: with a ``tx`` of your own they must be that optimiser's.
         axis_name: axis over which batches are split, or None.
 
     Raises:
-        ValueError: on an unknown schedule.
+        ValueError: on an unknown schedule or penalty, a negative gamma, ``prunable`` with the
+            sub-gradient, or a proximal step behind your own ``tx`` without ``hyper``.
 
     Source: paper, section 4, equation 3; SPEC section 4.4.
     """
     if schedule not in proximal.GAMMA_SCHEDULES:
         allowed = ", ".join(proximal.GAMMA_SCHEDULES)
         raise ValueError(f"schedule = {schedule!r}: must be one of {allowed}")
-    hyper = (hyper or hyper_parameters())._replace(
-        gamma=jnp.float32(gamma),
+    if penalty not in ("subgradient", "proximal"):
+        raise ValueError(f"penalty = {penalty!r}: must be 'subgradient' or 'proximal'")
+    _check_gamma(gamma)
+    by_prox = penalty == "proximal"
+    if prunable is not None and not by_prox:
+        raise ValueError("prunable= needs penalty='proximal': the sub-gradient acts on all leaves")
+    if by_prox and tx is not None and hyper is None:
+        raise ValueError("penalty='proximal' with tx= needs hyper=, for its learning_rate")
+    tx, hyper = settings(tx, hyper)
+    if by_prox:
+        tx = _then_l1_prox(tx, prunable or convolution_kernels)
+    hyper = hyper._replace(
+        gamma=jnp.float32(0.0 if by_prox else gamma),
+        proximal_gamma=jnp.float32(gamma if by_prox else 0.0),
         gamma_schedule=jnp.int32(proximal.GAMMA_SCHEDULES.index(schedule)),
     )
     return _first_order(loss_fn, tx, hyper, "retain", axis_name)

@@ -73,6 +73,16 @@ def test_step_decays_at_epochs_91_and_136_of_182(steps_per_epoch):
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], found.shape), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "factors"),
+    [(1, [1]), (2, [1, 0.01]), (3, [1, 0.1, 0.01]), (4, [1, 1, 0.1, 0.01])],
+)
+def test_a_short_training_begins_at_its_peak(epochs, factors):
+    np.testing.assert_allclose(
+        rates("step", epochs, 3), np.repeat(2.0 * np.array(factors)[:, None], 3, axis=1), rtol=1e-6
+    )
+
+
 def test_constant_is_constant():
     assert set(rates("constant", 4, 3).ravel().tolist()) == {2.0}
 
