@@ -1,14 +1,14 @@
 """Influence unlearning: one Newton-like step that takes the forget set's weight away."""
 
-import functools
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from sparse_mu import curvature
-from sparse_mu import masks as mask_trees
+from sparse_mu.curvature import Convergence
 from sparse_mu.types import (
+    ApplyFn,
     Array,
     Batch,
     Key,
@@ -16,117 +16,17 @@ from sparse_mu.types import (
     Masks,
     Model,
     Params,
-    Stats,
-    StepFn,
-    UnlearnBatch,
+    Survey,
     Unlearner,
     UnlearnState,
 )
-from sparse_mu.unlearn.contract import begin, device_own
+from sparse_mu.unlearn import influence_solvers as solvers
+from sparse_mu.unlearn.contract import OneSet, begin
 
 BYTE_BUDGET = 2**30  # bytes that the block of gradients may take unless told otherwise
-
-
-class InfluenceHyper(NamedTuple):
-    """Leaves of influence unlearning.
-
-    Attributes:
-        alpha: step length; 1 is the theory's.
-        damping: added to the diagonal of the curvature, > 0.
-    """
-
-    alpha: Array | float
-    damping: Array | float
-
-
-class InfluenceSums(NamedTuple):
-    """What the pass over both sets accumulates.
-
-    Attributes:
-        forget: sum of gradients over Df.
-        retain: sum of gradients over Dr.
-        forget_weight: number of rows of Df seen.
-        retain_weight: number of rows of Dr seen.
-        rows: gradients of the first M rows of Dr, tree of ``float32[M, *leaf.shape]``.
-        filled: ``int32[]``, how many of them are filled.
-    """
-
-    forget: Params
-    retain: Params
-    forget_weight: Array
-    retain_weight: Array
-    rows: Params
-    filled: Array
-
-
-def _set_gradient(loss_fn: LossFn, model: Model, batch: Batch, key: Key) -> tuple[Params, Array]:
-    gradients, aux = jax.grad(loss_fn, has_aux=True)(model.params, model.net_state, batch, key)
-    return gradients, aux.weight
-
-
-@functools.lru_cache(maxsize=64)
-def _accumulate(loss_fn: LossFn, axis_name: str | None) -> StepFn:
-    def step(state: UnlearnState, batch: UnlearnBatch) -> tuple[UnlearnState, Stats]:
-        if batch.forget is None or batch.retain is None:
-            raise ValueError("influence reads both sets: batch.forget or batch.retain is None")
-        sums = state.aux
-        model = device_own(state.model, batch.retain, axis_name)
-        key = jax.random.fold_in(state.key, state.step)
-        found = (
-            _set_gradient(loss_fn, model, batch.forget, key),
-            _set_gradient(loss_fn, model, batch.retain, key),
-        )
-        if axis_name is not None:
-            found = jax.lax.psum(found, axis_name)
-        (forget, forget_weight), (retain, retain_weight) = found
-        capacity = jax.tree.leaves(sums.rows)[0].shape[0]
-
-        def store(kept: tuple[Params, Array]) -> tuple[Params, Array]:
-            rows, filled = kept
-            gradients = curvature.example_gradients(loss_fn, model, batch.retain, key)
-            counts = batch.retain.weights > 0
-            if axis_name is not None:
-                gradients, counts = jax.lax.all_gather((gradients, counts), axis_name, tiled=True)
-            position = jnp.where(counts, filled + jnp.cumsum(counts) - 1, capacity)
-            rows = jax.tree.map(
-                lambda kept, new: kept.at[position].set(new, mode="drop"), rows, gradients
-            )
-            return rows, jnp.minimum(filled + jnp.sum(counts, dtype=jnp.int32), capacity)
-
-        rows, filled = jax.lax.cond(
-            sums.filled < capacity, store, lambda kept: kept, (sums.rows, sums.filled)
-        )
-        add = functools.partial(jax.tree.map, jnp.add)
-        aux = InfluenceSums(
-            forget=add(sums.forget, forget),
-            retain=add(sums.retain, retain),
-            forget_weight=sums.forget_weight + forget_weight,
-            retain_weight=sums.retain_weight + retain_weight,
-            rows=rows,
-            filled=filled,
-        )
-        zero = jnp.zeros((), jnp.float32)
-        finite = jnp.isfinite(
-            sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves((forget, retain)))
-        )
-        stats = Stats(zero, forget_weight + retain_weight, zero, finite)
-        return state._replace(aux=aux, step=state.step + 1), stats
-
-    return step
-
-
-def _newton_step(state: UnlearnState) -> UnlearnState:
-    hyper, sums, model = state.hyper, state.aux, state.model
-    total = sums.forget_weight + sums.retain_weight
-    ratio = sums.forget_weight / jnp.maximum(sums.retain_weight, 1.0)
-    vector = jax.tree.map(lambda f, r: (f - ratio * r) / total, sums.forget, sums.retain)
-    vector = mask_trees.apply(state.masks, vector)
-    rows = jax.vmap(lambda row: mask_trees.apply(state.masks, row))(sums.rows)
-    count = jnp.maximum(sums.filled, 1).astype(jnp.float32)
-    direction = curvature.woodbury_solve(rows, count, hyper.damping, vector)
-    params = jax.tree.map(lambda w, d: w + hyper.alpha * d, model.params, direction)
-    params = mask_trees.apply(state.masks, params)
-    return state._replace(model=model._replace(params=params), aux=())
+ROWS = {"woodbury": 256, "cg": 1, "official": 1000}  # unless told otherwise; cg keeps none
+CURVATURES = ("gauss_newton", "hessian")
+WEIGHTINGS = ("average", "sum")
 
 
 def influence_unlearning(
@@ -134,59 +34,165 @@ def influence_unlearning(
     alpha: float = 1.0,
     *,
     damping: float = 1e-2,
-    solver: Literal["woodbury"] = "woodbury",
-    rows: int = 256,
+    solver: Literal["woodbury", "cg", "official"] = "woodbury",
+    apply_fn: ApplyFn | None = None,
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton",
+    tolerance: float = 1e-4,
+    rows: int | None = None,
     byte_budget: int = BYTE_BUDGET,
+    weighting: Literal["average", "sum"] = "average",
     axis_name: str | None = None,
 ) -> Unlearner:
     """Influence unlearning: ``w <- w + alpha * H^-1 grad L(1/N - w_MU)``.
 
-    With N = n_f + n_r and the retain set reweighted to 1/n_r,
-    ``grad L(1/N - w_MU) = (n_f / N) (G_f - G_r)`` where G are the mean gradients over Df and Dr.
-    H is the empirical Fisher of M rows of Dr plus ``damping * I``; its inverse is applied exactly
-    by the Woodbury identity on an M x M system. Pruned entries take no part.
+    With N = n_f + n_r and G the mean gradients over Df and Dr, ``grad L(1/N - w_MU)`` is
+    ``(n_f / N) (G_f - G_r)`` for ave-ERM (``weighting="average"``, w_MU = 1/n_r on Dr) and
+    ``(n_f / N) G_f`` for sum-ERM (``"sum"``, Dr keeps its weights). Pruned entries take no part.
+    H and its inverse are the solver's:
+
+    - ``"woodbury"``: the empirical Fisher of M rows of Dr plus ``damping * I``, inverted exactly
+      on an M x M system. One pass over both sets.
+    - ``"cg"``: the Gauss-Newton matrix (or the Hessian) of *all* of Dr plus ``damping * I``, by
+      conjugate gradients, keeping no row. A survey of both sets, then each epoch over Dr is one
+      iteration, so the number of epochs is the most iterations. The finished state tells the
+      residual, the iterations and whether it converged: :func:`convergence`.
+    - ``"official"``: the recursion of the official code over the first ``rows + 2`` rows of Dr in
+      the order they are fed, undamped, which only moves along the first row's gradient: see
+      :func:`sparse_mu.curvature.official_recursion`. A survey of both sets, then one pass.
 
     Args:
         loss_fn: weighted-sum loss in *evaluation* mode.
         alpha: step length.
-        damping: added to the diagonal of H, > 0.
-        solver: ``"woodbury"``.
-        rows: M, the rows of Dr whose gradients build H (the first M of the order).
+        damping: added to the diagonal of H, > 0; not used by ``"official"``.
+        solver: ``"woodbury"``, ``"cg"`` or ``"official"``.
+        apply_fn: the network whose softmax cross entropy ``loss_fn`` is; for ``"cg"`` with
+            ``"gauss_newton"``.
+        curvature: the H of ``"cg"``. The Hessian of a network may be indefinite: then the solve
+            stops and says so.
+        tolerance: relative residual at which ``"cg"`` has converged.
+        rows: M of ``"woodbury"`` (the first of the order; default 256), N_w of ``"official"``
+            (default 1000, as there).
         byte_budget: most bytes the M x P block of gradients may take.
+        weighting: ``"average"`` or ``"sum"``.
         axis_name: axis over which batches are split, or None.
 
     Raises:
-        ValueError: if ``damping`` or ``rows`` is not positive, the solver is unknown, or (at
-            ``init``) the block of gradients is larger than ``byte_budget``.
+        ValueError: if ``damping`` or ``rows`` is not positive, ``tolerance`` is negative, a word is
+            unknown, ``apply_fn`` is missing, or (at ``init``) the block of gradients is larger
+            than ``byte_budget``.
 
-    Source: paper, section 3 (IU) and Proposition 1; SPEC section 4.8.
+    Source: paper, section 3 (IU), Proposition 1 and appendix A; SPEC sections 4.8 and 11.10.
     """
     if not damping > 0:
         raise ValueError(f"damping = {damping!r}: must be positive")
-    if rows < 1:
+    if rows is not None and rows < 1:
         raise ValueError(f"rows = {rows!r}: must be at least 1")
-    if solver != "woodbury":
-        raise ValueError(f"solver = {solver!r}: must be 'woodbury'")
-    hyper = InfluenceHyper(jnp.float32(alpha), jnp.float32(damping))
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance = {tolerance!r}: must not be negative")
+    for name, value, allowed in (
+        ("solver", solver, tuple(ROWS)),
+        ("curvature", curvature, CURVATURES),
+        ("weighting", weighting, WEIGHTINGS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+    gauss_newton = solver == "cg" and curvature == "gauss_newton"
+    if gauss_newton and apply_fn is None:
+        raise ValueError(
+            "apply_fn = None: solver='cg' with curvature='gauss_newton' needs the network"
+        )
+    count = ROWS[solver] if rows is None else rows
+    hyper = solvers.InfluenceHyper(
+        alpha=jnp.float32(alpha),
+        damping=jnp.float32(damping),
+        average=jnp.float32(weighting == "average"),
+        tolerance=jnp.float32(tolerance),
+        rows=jnp.float32(count),
+    )
 
-    def aux(params: Params) -> InfluenceSums:
-        needed = rows * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    def rows_too(params: Params) -> tuple[solvers.GradientSums, solvers.GradientRows]:
+        needed = count * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         if needed > byte_budget:
             raise ValueError(
-                f"influence needs {needed:,} bytes for {rows} gradients, more than "
+                f"influence needs {needed:,} bytes for {count} gradients, more than "
                 f"byte_budget = {byte_budget:,}: lower rows or raise byte_budget"
             )
-        zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-        return InfluenceSums(
-            forget=zeros(params),
-            retain=zeros(params),
-            forget_weight=jnp.zeros((), jnp.float32),
-            retain_weight=jnp.zeros((), jnp.float32),
-            rows=jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params),
-            filled=jnp.zeros((), jnp.int32),
-        )
+        block = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
+        return solvers.no_sums(params), solvers.GradientRows(block, jnp.zeros((), jnp.int32))
+
+    aux = rows_too if solver == "woodbury" else solvers.no_sums
 
     def init(model: Model, masks: Masks, key: Key) -> UnlearnState:
         return begin(model, masks, key, hyper=hyper, opt_state=lambda params: (), aux=aux)
 
-    return Unlearner(init, _accumulate(loss_fn, axis_name), _newton_step, "both", "once")
+    if solver == "woodbury":
+        step = solvers.sum_and_keep(loss_fn, axis_name)
+        return Unlearner(init, step, solvers.woodbury_finish, "both", "once")
+    surveying = solvers.survey_step(loss_fn, axis_name)
+    if solver == "cg":
+        step = OneSet(
+            solvers.cg_step(loss_fn, apply_fn if gauss_newton else None, axis_name), "retain"
+        )
+        survey = Survey(surveying, solvers.cg_survey_finish, "both")
+        return Unlearner(init, step, solvers.cg_finish, "retain", "epochs", survey)
+    step = OneSet(solvers.official_step(loss_fn, axis_name), "retain")
+    survey = Survey(surveying, solvers.official_survey_finish, "both")
+    return Unlearner(init, step, solvers.official_finish, "retain", "once", survey)
+
+
+def convergence(state: UnlearnState) -> Convergence:
+    """How the solve of a *finished* state of ``solver="cg"`` ended.
+
+    Raises:
+        ValueError: if the state holds none: another method or solver, or not finished.
+    """
+    if not isinstance(state.aux, Convergence):
+        raise ValueError("the state tells no convergence: only a finished solver='cg' does")
+    return state.aux
+
+
+def influence_direction(
+    loss_fn: LossFn,
+    model: Model,
+    batch: Batch,
+    weights: Array,
+    key: Key,
+    *,
+    solve: Callable[[Params], Params],
+    kind: Literal["normalised", "boolean"] = "normalised",
+) -> Params:
+    """Proposition 1 for any data weights: ``Delta(w) = H^-1 grad L(1/N - w)``.
+
+    ``model + Delta(w)`` approximates the minimiser of ``L(w) = sum_i w_i loss_i``. Normalised
+    weights sum to one, and the model minimised L(1/N); Boolean weights say which rows stay in the
+    *sum* of losses, and the model minimised L(1), so that their difference is divided by N. The
+    batch's own weights are the rows' multiplicities (0 for padding), N their sum.
+
+    Args:
+        loss_fn: weighted-sum loss in evaluation mode.
+        model: the minimiser of the original objective.
+        batch: all N rows of D.
+        weights: ``float[B]``, w; see :func:`sparse_mu.bounds.average_weights`,
+            :func:`sparse_mu.bounds.sum_weights`.
+        key: handed to ``loss_fn``.
+        solve: ``v -> H^-1 v`` with H the *mean* curvature plus damping or ridge, for example
+            :func:`sparse_mu.curvature.conjugate_gradient` over a product.
+        kind: ``"normalised"`` or ``"boolean"``.
+
+    Raises:
+        ValueError: if ``kind`` is unknown or ``weights`` is not a vector over the rows.
+
+    Source: paper, Proposition 1; SPEC section 10.
+    """
+    if kind not in ("normalised", "boolean"):
+        raise ValueError(f"kind = {kind!r}: must be one of normalised, boolean")
+    if jnp.shape(weights) != jnp.shape(batch.weights):
+        raise ValueError(
+            f"weights has shape {jnp.shape(weights)}: must be {jnp.shape(batch.weights)}, a number "
+            "for each row of the batch"
+        )
+    total = jnp.sum(batch.weights)
+    change = 1 / total - weights if kind == "normalised" else (1 - weights) / total
+    changed = batch._replace(weights=batch.weights * change)
+    vector = jax.grad(lambda p: loss_fn(p, model.net_state, changed, key)[0])(model.params)
+    return solve(vector)
