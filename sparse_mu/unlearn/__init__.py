@@ -2,17 +2,32 @@
 
 from sparse_mu.unlearn.contract import OneSet, begin, unchanged
 from sparse_mu.unlearn.first_order import finetune, gradient_ascent, l1_sparse, retrain
-from sparse_mu.unlearn.fisher import fisher_forgetting
-from sparse_mu.unlearn.influence import influence_unlearning
+from sparse_mu.unlearn.fisher import FisherGaussian, fisher_forgetting, fisher_gaussian
+from sparse_mu.unlearn.influence import convergence, influence_direction, influence_unlearning
+from sparse_mu.unlearn.negative_gradient import negative_gradient
+from sparse_mu.unlearn.progressive import finetune_and_prune
+from sparse_mu.unlearn.random_label import random_label
+from sparse_mu.unlearn.salun import salun
+from sparse_mu.unlearn.scrub import scrub, scrub_passes
 
 __all__ = [
+    "FisherGaussian",
     "OneSet",
     "begin",
+    "convergence",
     "finetune",
+    "finetune_and_prune",
     "fisher_forgetting",
+    "fisher_gaussian",
     "gradient_ascent",
+    "influence_direction",
     "influence_unlearning",
     "l1_sparse",
+    "negative_gradient",
+    "random_label",
     "retrain",
+    "salun",
+    "scrub",
+    "scrub_passes",
     "unchanged",
 ]

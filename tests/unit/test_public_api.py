@@ -8,10 +8,12 @@ import pytest
 import sparse_mu
 
 REVIEWED = """
-ApplyFn Batch DivergedWarning Hyper LossAux LossFn Model Pruned Stats UnlearnBatch UnlearnState
-Unlearner classification convolution_kernels evaluate finetune fisher_forgetting forget
-gradient_ascent hyper_parameters influence_unlearning l1_prox l1_sparse magnitude_masks masks
-matrices omp proximal pruning retrain scores sgd
+ApplyFn Batch DivergedWarning Hyper LossAux LossFn Model NotConvergedWarning Pruned Stats
+UnlearnBatch UnlearnState Unlearner bounds classification convolution_kernels curvature evaluate
+finetune finetune_and_prune fisher_forgetting fisher_gaussian forget gradient_ascent grasp_masks
+hyper_parameters imp influence_direction influence_unlearning l1_prox l1_sparse magnitude_masks
+masks matrices negative_gradient omp proximal pruning random_label random_masks retrain salun
+scores scrub scrub_passes sgd snip_masks synflow_masks
 """.split()
 
 
