@@ -10,6 +10,11 @@ import pytest
 # does, runs in a process of its own: jax refuses to change it afterwards.
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# compiling is most of the time of these tests, and less of it is asked for: the commands that tests
+# start, and the comparisons of tests/reference, run optimised
+jax.config.update("jax_disable_most_optimizations", True)
+# four devices share two cores: programs that meet over devices must not queue up behind others
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def pytest_configure(config):
