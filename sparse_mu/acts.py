@@ -1,4 +1,4 @@
-"""The acts that make models: train, prune, unlearn; each a plain function of a run.
+"""The acts that make models, but for pruning: train and unlearn, plain functions of a run.
 
 Every act makes an :class:`Arm`, the T models of one method at one sparsity, and each arm is a stage
 on disk: a run that was stopped continues with the first stage that is not finished.
@@ -15,6 +15,7 @@ import numpy as np
 from sparse_mu import pruning
 from sparse_mu.builders import Experiment, Method
 from sparse_mu.config import Flat
+from sparse_mu.curvature import Convergence
 from sparse_mu.stages import Workdir, fingerprint
 from sparse_mu.training import FitResult, fit
 from sparse_mu.types import Dataset, Key, Masks, Model, Trials
@@ -97,7 +98,10 @@ class Run:
     def _plan(self) -> float:
         """Units of the whole run: epochs of a batch of trials, and their like."""
         x = self.x
-        trainings = 3 + 4 * len(x.sparsities)
+        found = len(x.sparsities)
+        if x.pruner.when == "iteratively":
+            found = len(pruning.imp_plan(x.sparsities, x.pruner.rate))
+        trainings = 3 + 2 * len(x.sparsities) + 2 * found
         unlearnings = sum(_units(method) for method in x.methods.values())
         evaluations = 3 + len(x.methods) + (4 + len(x.methods)) * len(x.sparsities)
         return (
@@ -184,18 +188,19 @@ def _units(method: Method) -> float:
     return 10.0 if method.unlearner.passes == "once" else float(method.epochs)
 
 
-def _meta(result: FitResult, trials: int, latencies: list[float]) -> dict:
+def meta_of(result: FitResult, trials: int, seconds: list[float]) -> dict:
+    """What a stage tells beside its arrays; ``seconds`` are those of one trial alone."""
     return {
         "diverged": [bool(not finite) for finite in result.finite],
-        "rte_seconds": statistics.median(latencies) if latencies else None,
-        "rte_repeats": latencies,
+        "rte_seconds": statistics.median(seconds) if seconds else None,
+        "rte_repeats": seconds,
         "rte_batched_seconds": result.seconds / trials,
         "compile_seconds": result.compile_seconds,
         "prune_seconds": 0.0,
     }
 
 
-def _latencies(
+def latencies(
     run: Run, together: FitResult, alone: Callable[[], FitResult], repeats: int | None = None
 ) -> list[float]:
     """Seconds of one trial run alone, several times; a run of one trial is one of them.
@@ -245,71 +250,11 @@ def train(
         rewind = result.snapshots[snapshots[0]] if snapshots else theta_0
         # what is timed is unlearning: the original is not, and the reseeded model costs the same
         timed = method == "retrain"
-        latencies = _latencies(run, result, lambda: go(only_first=True)) if timed else []
-        return result.model, masks, rewind, _meta(result, run.trials, latencies)
+        seconds = latencies(run, result, lambda: go(only_first=True)) if timed else []
+        return result.model, masks, rewind, meta_of(result, run.trials, seconds)
 
-    recipe = run.config_of("train.", "prune.method", "prune.rewind")
+    recipe = run.config_of("train.", "prune.rewind")
     return run.arm(method, sparsity, (recipe, *depends_on), make)
-
-
-def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndarray) -> Arm:
-    """The sparse model of a dense one by OMP; rewound weights are trained again on ``retain``."""
-    x = run.x
-    back = x.rewind_epoch
-
-    def make() -> tuple[Model, Masks, Model, dict]:
-        fits: list[FitResult] = []
-
-        def go(only_first: bool) -> pruning.Pruned:
-            keep = slice(0, 1) if only_first else slice(None)
-            trained, rewind = jax.tree.map(lambda leaf: leaf[keep], (dense.model, dense.rewind))
-
-            def again(model: Model, masks: Masks, *, start: int, stop: int) -> Model:
-                result = run.fit(
-                    x.training,
-                    model,
-                    masks,
-                    forget=x.data.forget,
-                    retain=retain,
-                    keys=run.keys,
-                    label=("prune", title(method, sparsity)),
-                    only_first=only_first,
-                    start=start,
-                    stop=stop,
-                )
-                fits.append(result)
-                return result.model
-
-            in_place = back is None
-            return pruning.omp(
-                trained,
-                sparsity,
-                rewind=None if in_place else rewind,
-                train=None if in_place else again,
-                start=back or 0,
-                stop=(back or 0) + x.training.epochs,
-                batched=True,
-            )
-
-        pruned = go(only_first=False)
-        if not fits:
-            seconds = ("rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds")
-            meta = {"diverged": dense.meta["diverged"], **dict.fromkeys(seconds)}
-            return pruned.model, pruned.masks, dense.rewind, meta
-
-        meta = _meta(fits[0], run.trials, [])
-        if method == "original":  # the cost of the sparse arm: one trial alone, once
-
-            def alone() -> FitResult:
-                go(only_first=True)
-                return fits[-1]
-
-            measured = _latencies(run, fits[0], alone, repeats=1)
-            meta["prune_seconds"] = measured[0] if measured else None
-        return pruned.model, pruned.masks, dense.rewind, meta
-
-    depends_on = (run.config_of("train.", "prune.method", "prune.rewind"), dense.fingerprint)
-    return run.arm(method, sparsity, depends_on, make)
 
 
 def unlearn(run: Run, name: str, original: Arm) -> Arm:
@@ -330,11 +275,13 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
             )
 
         result = go()
-        latencies = _latencies(run, result, lambda: go(only_first=True))
-        meta = _meta(result, run.trials, latencies)
+        seconds = latencies(run, result, lambda: go(only_first=True))
+        meta = meta_of(result, run.trials, seconds)
         started = original.meta["diverged"]  # what starts from a diverged model has diverged
         meta["diverged"] = [a or b for a, b in zip(started, meta["diverged"], strict=True)]
-        return result.model, original.masks, run.theta_0, meta
+        if isinstance(result.told, Convergence):
+            meta["solver"] = {f: leaf.tolist() for f, leaf in result.told._asdict().items()}
+        return result.model, result.masks, run.theta_0, meta
 
     depends_on = (run.config_of(f"unlearn.{name}.", "train.augment"), original.fingerprint)
     return run.arm(name, original.sparsity, depends_on, make)

@@ -32,6 +32,9 @@ def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
         "report_only", False, "Rebuild summary and report of a workdir.", flag_values=values
     )
     flags.DEFINE_bool(
+        "export", False, "Write the unlearned models to the workdir.", flag_values=values
+    )
+    flags.DEFINE_bool(
         "help", False, "Show the configs and an example.", short_name="h", flag_values=values
     )
 
@@ -101,7 +104,9 @@ def _explain(argv: Sequence[str], error: BaseException) -> ConfigError:
         if not _is_readable(key, text):
             return rules.not_allowed(key, text)
     if isinstance(error, flags.UnrecognizedFlagError):
-        hint = rules.nearest(error.flagname, ["config", "workdir", "report_only", "help"], "--")
+        hint = rules.nearest(
+            error.flagname, ["config", "workdir", "report_only", "export", "help"], "--"
+        )
         return ConfigError(f"--{error.flagname}: there is no such flag{hint}")
     return ConfigError(_line(error))
 
@@ -154,7 +159,8 @@ def listing() -> str:
 
 def overview() -> str:
     """What a user who gave no config should see: every config in a line, and one example."""
-    lines = ["usage: python -m sparse_mu.main --config=FILE --workdir=DIR [--config.a.b=VALUE]", ""]
+    usage = "usage: python -m sparse_mu.main --config=FILE --workdir=DIR [--config.a.b=VALUE]"
+    lines = [f"{usage} [--export]", ""]
     for file in config_files():
         described = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         lines.append(f"  {_shown(file):<34} {described.partition(chr(10))[0]}")

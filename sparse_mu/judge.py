@@ -23,7 +23,7 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
         arm.model,
         data.inputs,
         batch_size=x.config["evaluate.batch_size"],
-        execution=x.execution,
+        execution=x.judging,
         prepare=x.prepare_eval,
     )
     # a finite model can still be too large to compute with: that trial has diverged too
@@ -46,6 +46,7 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
             seed=x.config["seed"] + trial,
             draws=x.config["evaluate.mia_draws"],
             feature=x.config["evaluate.mia_feature"],
+            pools=x.config["evaluate.mia_pools"],
         )
         return {
             "method": arm.method,
@@ -64,6 +65,7 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
                 for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds")
             },
             "prune_seconds": prune_seconds,
+            **{f"solver_{key}": told[trial] for key, told in arm.meta.get("solver", {}).items()},
         }
 
     with ThreadPoolExecutor(max_workers=2) as pool:  # the attack's solver frees the interpreter

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparse_mu.acts import Arm, OnProgress, Run, prune, title, train, unlearn
+from sparse_mu.acts import Arm, OnProgress, Run, title, train, unlearn
 from sparse_mu.builders import Experiment
+from sparse_mu.export import write_models
 from sparse_mu.judge import evaluate
+from sparse_mu.pruned_arms import prune
 from sparse_mu.stages import Workdir, fingerprint
 from sparse_mu.types import PyTree
 
@@ -26,19 +28,34 @@ def arms(run: Run) -> Iterator[Arm]:
         sparse = prune(run, "original", sparsity, dense=original, retain=everyone)
         same = {"masks": sparse.masks, "retain": kept, "depends_on": (sparse.fingerprint,)}
         yield sparse
-        yield train(run, "retrain", sparsity, **same)
-        yield prune(run, "retrain_repruned", sparsity, dense=retrained, retain=kept)
+        same_mask = train(run, "retrain", sparsity, **same)
+        yield same_mask
+        if run.x.pruner.data_free:  # a mask that saw no data is the same without the forget set
+            yield same_mask._replace(method="retrain_repruned")
+        else:
+            yield prune(run, "retrain_repruned", sparsity, dense=retrained, retain=kept)
         yield train(run, "retrain_reseeded", sparsity, **same, reseeded=True)
         for name in run.x.methods:
             yield unlearn(run, name, sparse)
 
 
 def run_all(
-    experiment: Experiment, workdir: Workdir, on_progress: OnProgress
+    experiment: Experiment, workdir: Workdir, on_progress: OnProgress, *, export: bool = False
 ) -> tuple[list[dict], dict[str, Any]]:
-    """The whole pipeline; returns the rows of ``results.jsonl`` and digests of what made them."""
+    """The whole pipeline; returns the rows of ``results.jsonl`` and digests of what made them.
+
+    Args:
+        experiment: what to run.
+        workdir: where.
+        on_progress: told what is being done.
+        export: whether the unlearned and the retrained models are written as files too.
+    """
     run = Run(experiment, workdir, on_progress)
     all_arms = list(arms(run))
+    if export:
+        asked = {*experiment.methods, "retrain"}
+        chosen = [arm for arm in all_arms if arm.method in asked]
+        write_models(chosen, workdir.path / "models", experiment.network.channels)
     data = experiment.data
     digests = {
         "data": fingerprint(data.inputs, data.labels),

@@ -25,6 +25,9 @@ METHOD_ORDER = (
     "l1_sparse",
     "negative_gradient",
     "random_label",
+    "salun",
+    "scrub",
+    "finetune_and_prune",
 )
 TARGETS = ("retrain", "retrain_dense", "retrain_repruned")
 FLOOR = "retrain_reseeded"
@@ -255,6 +258,13 @@ def _warnings(arms: Arms, cells: dict, methods: list[str], sparsities: list[floa
                 lines.append(
                     f"{where}: {len(diverged)} of {len(arm)} trials diverged (trial {listed}); "
                     f"counted at the last finite state; without them {_means(cells[method], key)}"
+                )
+            short = [row for row in arm if row.get("solver_converged") is False]
+            if short:
+                worst = max(row["solver_relative_residual"] for row in short)
+                lines.append(
+                    f"{where}: the solver did not converge in {len(short)} of {len(arm)} trials "
+                    f"(relative residual up to {worst:.1g}); raise its iterations or damping"
                 )
             for metric in DISPARITY_METRICS:
                 count = len(arm) - len(_per_unit(arm, metric, "trials"))

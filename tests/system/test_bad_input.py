@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from sparse_mu import arguments
 from sparse_mu import config as rules
 from sparse_mu.main import main
+from sparse_mu.rules import METHODS as NAMES
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits.py")
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections calls it
-METHODS = "finetune, gradient_ascent, fisher, influence, l1_sparse"
+METHODS = ", ".join(NAMES)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import optax
 import pytest
 
 import sparse_mu
+from configs import cifar10_resnet20s
+from experiments import benchmark
 from sparse_mu import arguments, main
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,8 @@ def l1_norm(state) -> float:
 
 
 @pytest.mark.parametrize(("section", "part"), BLOCKS)
-def test_blocks_run_in_order(section, part):
+def test_blocks_run_in_order(section, part, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     assert namespace(section, part)
 
 
@@ -234,6 +237,19 @@ def test_cifar_command_is_a_valid_config(monkeypatch):
     flat = arguments.flat_config(arguments.parse(argv))
     assert flat["dataset.limit"] == 2000
     assert flat["unlearn.methods"] == ("finetune", "gradient_ascent")
+
+
+def cifar_flags(command: str) -> set[str]:
+    """What shrinks the run, without the reader's own folders."""
+    flags = set(shlex.split(command)[3:])
+    return {f for f in flags if not f.startswith(("--workdir=", "--config.dataset.data_dir="))}
+
+
+def test_the_shrunk_cifar_command_is_one_command_in_its_three_places():
+    (readme,) = [line for line in console_lines(README) if "cifar10" in line]
+    shrunk = cifar10_resnet20s.__doc__.partition("Shrunk to")[2].partition("\n\n")[2]
+    shrunk = shrunk.replace("\\\n", " ").strip()
+    assert cifar_flags(readme) == cifar_flags(shrunk) == set(benchmark.SHRUNK)
 
 
 def notebook_cells() -> list[dict]:

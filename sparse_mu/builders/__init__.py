@@ -1,0 +1,113 @@
+"""From a checked config to typed objects: the only place where a config string is compared.
+
+Nothing below this folder sees a config.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from sparse_mu.builders.data import Data, build_data
+from sparse_mu.builders.executions import build_executions, start_backend
+from sparse_mu.builders.methods import Method, build_method, build_training
+from sparse_mu.builders.network import Network, build_network
+from sparse_mu.builders.pruner import Pruner, build_pruner
+from sparse_mu.config import Flat
+from sparse_mu.data import augment
+from sparse_mu.epoch import Prepare
+from sparse_mu.types import Execution, Key
+
+__all__ = [
+    "Data",
+    "Experiment",
+    "Method",
+    "Network",
+    "Pruner",
+    "build",
+    "build_data",
+    "build_executions",
+    "build_method",
+    "build_network",
+    "build_pruner",
+    "build_training",
+    "cropped_images",
+    "plain_images",
+    "start_backend",
+]
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs, no config strings left to interpret.
+
+    Attributes:
+        data: rows and forget sets.
+        network: the network.
+        training: the recipe of the original and of every retrained model.
+        methods: the unlearning methods by name, in the order of the config.
+        pruner: how sparse arms come by their masks.
+        sparsities: sparse arms beside the dense one, ascending.
+        rewind_epoch: epoch that pruning goes back to, None for pruning in place.
+        prepare_train: bytes to network inputs in training (crop, flip).
+        prepare_eval: the same in evaluation, un-augmented.
+        execution: how trials run together.
+        alone: how one trial is timed alone.
+        judging: how forward passes over all rows run.
+        config: the flat config, for fingerprints and seeds.
+    """
+
+    data: Data
+    network: Network
+    training: Method
+    methods: dict[str, Method]
+    pruner: Pruner
+    sparsities: tuple[float, ...]
+    rewind_epoch: int | None
+    prepare_train: Prepare
+    prepare_eval: Prepare
+    execution: Execution
+    alone: Execution
+    judging: Execution
+    config: Flat
+
+
+def plain_images(inputs: jax.Array, key: Key) -> jax.Array:
+    """Bytes to floats in [0, 1]."""
+    del key
+    return augment.to_float(inputs)
+
+
+def cropped_images(inputs: jax.Array, key: Key) -> jax.Array:
+    """Random crop and flip, then bytes to floats in [0, 1]."""
+    return augment.to_float(augment.crop_flip(key, inputs))
+
+
+def build(flat: Flat) -> Experiment:
+    """Builds an experiment; reads the data set.
+
+    Raises:
+        ConfigError: if the forget set, the network or the data do not fit each other.
+        sparse_mu.data.sources.DataError: if the data set is missing or cannot be read.
+    """
+    data = build_data(flat)
+    execution, alone, judging = build_executions(flat)
+    network = build_network(flat, data, execution.axis_name)
+    class_wise = data.forgotten_classes if any(data.forgotten_classes) else ()
+    cropped = flat["train.augment"] == "crop_flip"
+    rewind = flat["prune.rewind_epoch"]
+    return Experiment(
+        data=data,
+        network=network,
+        training=build_training(flat, network),
+        methods={
+            name: build_method(name, flat, network, class_wise) for name in flat["unlearn.methods"]
+        },
+        pruner=build_pruner(flat, data, network, plain_images),
+        sparsities=tuple(sorted(s for s in flat["prune.sparsities"] if s > 0)),
+        rewind_epoch=None if rewind < 0 else rewind,
+        prepare_train=cropped_images if cropped else plain_images,
+        prepare_eval=plain_images,
+        execution=execution,
+        alone=alone,
+        judging=judging,
+        config=dict(flat),
+    )
