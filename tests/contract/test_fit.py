@@ -15,11 +15,11 @@ from unlearner_cases import (
     assert_same_bits,
     devices_of,
     differs,
-    each_method_through_fit,
     host,
     method,
     one,
     run_fit,
+    through_fit,
     trial_of,
 )
 
@@ -30,7 +30,7 @@ from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.types import LossAux
 
 
-@each_method_through_fit
+@through_fit("finetune", "salun", "fisher_forgetting")
 def test_trials_spread_over_devices_equal_the_same_trials_alone_bit_for_bit(name):
     batched = tiny.batched_trials(5)  # divisible by neither 2 nor 4; sets of five sizes
     alone = [run_fit(method(name), trial_of(batched, t), single()) for t in range(5)]
@@ -43,7 +43,7 @@ def test_trials_spread_over_devices_equal_the_same_trials_alone_bit_for_bit(name
         assert result.finite.tolist() == [True] * 5
 
 
-@each_method_through_fit
+@through_fit("finetune", "influence_cg")
 def test_a_loop_in_python_equals_the_compiled_loop(name):
     batched = tiny.batched_trials(2)
     compiled, python = (run_fit(method(name), batched, LOCAL[loop]) for loop in LOCAL)
@@ -100,9 +100,17 @@ def test_the_forget_rows_do_reach_gradient_ascent():
 SPLIT = {"sharded": sharded, "mapped": mapped}
 
 
-@pytest.mark.parametrize("mode", SPLIT)
-@each_method_through_fit
-def test_batches_split_over_four_devices_equal_one_device(name, mode):
+@through_fit("finetune", "fisher_forgetting")
+def test_batches_sharded_over_four_devices_equal_one_device(name):
+    assert_split_equals_one_device(name, "sharded")
+
+
+@through_fit("finetune", "salun", "influence_cg")
+def test_batches_mapped_over_four_devices_equal_one_device(name):
+    assert_split_equals_one_device(name, "mapped")
+
+
+def assert_split_equals_one_device(name, mode):
     execution = SPLIT[mode](jax.devices())
     batched = tiny.batched_trials(2)
     split = run_fit(method(name, execution.axis_name), batched, execution)

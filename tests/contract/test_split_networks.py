@@ -51,6 +51,7 @@ def test_batchnorm_sees_the_whole_batch(mode, axis):
     assert_close(trained(mode, axis), trained("single"), {"rtol": 1e-4, "atol": 1e-5})
 
 
+@pytest.mark.slow
 def test_batchnorm_per_device_is_another_algorithm_whose_devices_agree():
     whole, apart = trained("single"), trained("mapped")  # a disagreement would raise
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), apart.params, whole.params)

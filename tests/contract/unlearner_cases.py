@@ -141,13 +141,18 @@ CASES = {
     ),
 }
 METHODS = tuple(CASES)
-# one of each kind of program; through fit, where compiling is slow, the others are marked slow
+# one of each kind of program
 QUICK = ("finetune", "salun", "fisher_forgetting", "influence_cg")
 FIRST_ORDER = ("finetune", "gradient_ascent", "capped_ascent", "l1_sparse", "retrain")  # one body
 each_method = pytest.mark.parametrize("name", METHODS)
-each_method_through_fit = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in METHODS]
-)
+
+
+def through_fit(*quick):
+    """Every method, those outside ``quick`` marked slow: compiling through fit takes long."""
+    marked = [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in METHODS]
+    return pytest.mark.parametrize("name", marked)
+
+
 each_mask = pytest.mark.parametrize("mask", ["dense", "sparse"])
 
 

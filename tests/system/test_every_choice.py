@@ -60,7 +60,7 @@ def test_every_method_runs_and_is_found_again(tmp_path):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name in ("snip", "synflow") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "snip" else pytest.mark.slow)
         for name in rules.PRUNING
         if name not in ("omp", "imp")
     ],
@@ -89,7 +89,7 @@ def test_iterative_pruning_shares_its_rounds_between_sparsities(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("structure", ["filters", "channels"])
+@pytest.mark.parametrize("structure", ["filters", pytest.param("channels", marks=pytest.mark.slow)])
 def test_whole_groups_are_pruned(tmp_path, structure):
     changed = {"prune__structure": structure, "prune__scope": "leaf", "prune__rewind_epoch": -1}
     rows = run(tmp_path, prune__sparsities=(0.5,), **changed)
