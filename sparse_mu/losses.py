@@ -5,7 +5,24 @@ import functools
 import jax.numpy as jnp
 import optax
 
-from sparse_mu.types import ApplyFn, Batch, Key, LossAux, LossFn, Params, PyTree
+from sparse_mu.types import ApplyFn, Array, Batch, Key, LossAux, LossFn, Params, PyTree
+
+
+def weighted_sum(
+    losses: Array, logits: Array, net_state: PyTree, batch: Batch
+) -> tuple[Array, LossAux]:
+    """``sum_i weight_i * losses_i`` and what a :class:`~sparse_mu.types.LossFn` returns beside it.
+
+    Args:
+        losses: ``float32[B]``, of each row.
+        logits: ``float32[B, K]``, for the count of correct predictions.
+        net_state: the network state after the forward pass.
+        batch: the rows.
+    """
+    correct = jnp.argmax(logits, axis=-1) == batch.labels
+    aux = LossAux(jnp.sum(batch.weights), net_state, jnp.sum(batch.weights * correct))
+    # where, not *: a row of weight 0 adds exactly nothing, whatever its content
+    return jnp.sum(jnp.where(batch.weights != 0, batch.weights * losses, 0.0)), aux
 
 
 @functools.lru_cache(maxsize=64)
@@ -25,9 +42,6 @@ def classification(apply_fn: ApplyFn, *, train: bool = True) -> LossFn:
     def loss_fn(params: Params, net_state: PyTree, batch: Batch, key: Key) -> tuple:
         logits, net_state = apply_fn(params, net_state, batch.inputs, train=train, key=key)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        correct = jnp.argmax(logits, axis=-1) == batch.labels
-        aux = LossAux(jnp.sum(batch.weights), net_state, jnp.sum(batch.weights * correct))
-        # where, not *: a row of weight 0 adds exactly nothing, whatever its content
-        return jnp.sum(jnp.where(batch.weights != 0, batch.weights * losses, 0.0)), aux
+        return weighted_sum(losses, logits, net_state, batch)
 
     return loss_fn

@@ -32,7 +32,6 @@ from sparse_mu.unlearn.contract import device_own
 from sparse_mu.unlearn.descent import both_sets
 
 OnBatch = Callable[[UnlearnState, Batch], tuple[UnlearnState, Stats]]
-Finish = Callable[[UnlearnState], UnlearnState]
 
 
 class InfluenceHyper(NamedTuple):

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparse_mu.losses import weighted_sum
 from sparse_mu.types import (
     ApplyFn,
     Array,
     Batch,
     Hyper,
     Key,
-    LossAux,
     LossFn,
     Masks,
     Model,
@@ -71,9 +71,7 @@ def _pass_loss(
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         apart = divergence(teacher, logits, hyper.temperature)
         losses = of_divergence * apart + of_entropy * entropy
-        correct = jnp.argmax(logits, axis=-1) == batch.labels
-        aux = LossAux(jnp.sum(batch.weights), net_state, jnp.sum(batch.weights * correct))
-        return jnp.sum(jnp.where(batch.weights != 0, batch.weights * losses, 0.0)), aux
+        return weighted_sum(losses, logits, net_state, batch)
 
     return loss_fn
 

@@ -5,17 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_network as tiny
+from comparing import assert_close, assert_same_bits, differs, host
 from unlearner_cases import (
     CASES,
     FIRST_ORDER,
     LOCAL,
     METHODS,
     QUICK,
-    assert_close,
-    assert_same_bits,
     devices_of,
-    differs,
-    host,
     method,
     one,
     run_fit,

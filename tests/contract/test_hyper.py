@@ -2,7 +2,8 @@
 
 import jax
 import tiny_network as tiny
-from unlearner_cases import FIRST_ORDER, HYPER, differs, method, run_fit
+from comparing import differs
+from unlearner_cases import FIRST_ORDER, HYPER, method, run_fit
 
 from sparse_mu import masks, unlearn
 from sparse_mu.execution import single

@@ -3,10 +3,10 @@
 import jax
 import pytest
 import tiny_network as tiny
+from comparing import assert_close
 from unlearner_cases import (
     CASES,
     METHODS,
-    assert_close,
     each_method,
     jitted,
     method,

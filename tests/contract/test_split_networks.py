@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlearner_cases import assert_close
+from comparing import assert_close
 
 from sparse_mu import models, unlearn
 from sparse_mu.execution import ROWS, mapped, sharded, single

@@ -6,18 +6,15 @@ import numpy as np
 import optax
 import pytest
 import tiny_network as tiny
+from comparing import assert_close, assert_same_bits, differs, host
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unlearner_cases import (
     CASES,
     METHODS,
-    assert_close,
-    assert_same_bits,
-    differs,
     donating_jit_of,
     each_mask,
     each_method,
-    host,
     jitted,
     method,
     one,

@@ -1,16 +1,10 @@
-"""The unlearners that the contract suite runs over, and how it runs and compares them.
-
-Tolerances: programs that sum in another order differ by float32 rounding, about 1e-7 of values of
-order one per operation. ``CLOSE`` allows that for three steps; where two programs must be the same
-program, bits are compared.
-"""
+"""The unlearners that the contract suite runs over, and how it runs them."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_network as tiny
@@ -22,7 +16,6 @@ from sparse_mu.losses import classification
 from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.training import fit
 
-CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 HYPER = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
@@ -232,30 +225,6 @@ def run_three(name, state):
     for batch in three_batches():
         state, _ = step(state, batch)
     return finish(state)
-
-
-def host(tree):
-    """Numpy copies; a typed key becomes its numbers."""
-
-    def copied(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.array(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(copied, tree)
-
-
-def assert_same_bits(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, host(actual), host(expected))
-
-
-def assert_close(actual, expected, tolerance=None):
-    compare = functools.partial(np.testing.assert_allclose, **(tolerance or CLOSE))
-    jax.tree.map(compare, host(actual), host(expected))
-
-
-def differs(first, second):
-    pairs = zip(jax.tree.leaves(host(first)), jax.tree.leaves(host(second)), strict=True)
-    return any(not np.array_equal(a, b) for a, b in pairs)
 
 
 def one(tree, index):

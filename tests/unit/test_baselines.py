@@ -2,7 +2,7 @@
 
 Closed forms are computed with numpy in float64 on a linear softmax model, whose gradient is
 ``sum_i w_i x_i (p_i - y_i)``. ``ROUNDING`` allows the float32 of the code under test: values of
-order one, a few tens of operations. ``CLOSE`` is the contract suite's, for three steps.
+order one, a few tens of operations. ``comparing.CLOSE`` allows three steps.
 
 tests/contract runs the four methods too; here stands only what it does not see, such as the min
 passes of SCRUB.
@@ -18,6 +18,7 @@ import optax
 import pytest
 import scipy.stats
 import tiny_network as tiny
+from comparing import assert_close, assert_same_bits, differs, host
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
@@ -35,7 +36,6 @@ from sparse_mu.unlearn.salun import Saliency, most_salient
 from sparse_mu.unlearn.scrub import divergence
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
-CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 HYPER = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 METHODS = ("negative_gradient", "random_label", "salun", "scrub")
 KEY = jax.random.key(11)
@@ -85,28 +85,6 @@ def started(name):
 
 def three_batches():
     return [tiny.both_sets(seed, padding=seed) for seed in range(3)]
-
-
-def host(tree):
-    def copied(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.array(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(copied, tree)
-
-
-def assert_same_bits(actual, expected):
-    jax.tree.map(np.testing.assert_array_equal, host(actual), host(expected))
-
-
-def assert_close(actual, expected, tolerance=None):
-    compare = functools.partial(np.testing.assert_allclose, **(tolerance or CLOSE))
-    jax.tree.map(compare, host(actual), host(expected))
-
-
-def differs(first, second):
-    pairs = zip(jax.tree.leaves(host(first)), jax.tree.leaves(host(second)), strict=True)
-    return any(not np.array_equal(a, b) for a, b in pairs)
 
 
 # ---- closed forms on a linear model ----------------------------------------------------------
