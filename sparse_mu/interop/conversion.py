@@ -1,7 +1,8 @@
 """Between a bundled network's model and PyTorch's state dict of the same network.
 
 Pure renaming and transposing, so a round trip is exact to the bit. With L a layer's path, "/" and
-the "_" before a number written ".", and the layer ``head`` called ``fc``:
+the "_" before a number written ".", and the layer ``head`` called ``fc`` (``classifier.4`` or
+``classifier`` in a VGG, ``mlp_head.1`` in a Swin):
 
 =============================  ===========================================================
 ours                           PyTorch's
@@ -13,10 +14,16 @@ ours                           PyTorch's
 a pruned leaf and its mask      ``L.weight_orig``, ``L.weight_mask`` (torch.nn.utils.prune)
 constants of the network        ``normalize.mean``, ``normalize.std`` (the official code's)
 nothing                         ``L.num_batches_tracked``
+nothing                         ``L.upper_lower_mask``, ``L.left_right_mask`` (shifted Swin)
 =============================  ===========================================================
 
 ``num_batches_tracked`` is not read and is written as 0: PyTorch uses it only for BatchNorm without
-a momentum, which no bundled network has.
+a momentum, which no bundled network has. The masks of shifted windows are written, and need not be
+there to be read.
+
+The official Swin carries ``normalize.mean`` and ``normalize.std`` and never applies them. So a
+Swin's state dict with them is read as a network that does not normalise, and refused by one that
+does; ours are written without.
 """
 
 import re
@@ -30,7 +37,9 @@ import numpy as np
 from sparse_mu import masks as mask_trees
 from sparse_mu import trees
 from sparse_mu.interop.errors import StateDictError
+from sparse_mu.models.head import HEAD
 from sparse_mu.models.normalisation import Channels
+from sparse_mu.models.swin import shift_masks
 from sparse_mu.types import Array, Masks, Model, PyTree
 
 _STATISTICS = "batch_stats/"
@@ -38,6 +47,9 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 _COUNTER = "num_batches_tracked"
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of a kernel, by rank
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
+# what the official code calls the head, by a layer that only such a network has
+_HEADS = {"mlp_head_0": "mlp_head.1", "classifier_2": "classifier.4", "features_0": "classifier"}
+_SHIFTED_TABLE = re.compile(r".*/layers_\d+_1/.*pos_embedding")
 
 
 class _Tensor(NamedTuple):
@@ -56,14 +68,33 @@ class _Tensor(NamedTuple):
         return np.transpose(value, axes) if axes else value
 
 
-def _tensor(leaf: str) -> _Tensor:
+def _tensor(leaf: str, head: str) -> _Tensor:
     *layers, last = leaf.removeprefix(_STATISTICS).split("/")
-    layers = ["fc" if layer == "head" else re.sub(r"_(?=\d)", ".", layer) for layer in layers]
+    layers = [head if layer == HEAD else re.sub(r"_(?=\d)", ".", layer) for layer in layers]
     return _Tensor(leaf, ".".join([*layers, _LEAVES.get(last, last)]), last == "kernel")
 
 
 def _tensors(tree: PyTree) -> list[_Tensor]:
-    return [_tensor(leaf) for leaf in trees.leaf_names(tree)]
+    leaves = trees.leaf_names(tree)
+    tops = {leaf.split("/")[0] for leaf in leaves}
+    head = next((name for layer, name in _HEADS.items() if layer in tops), "fc")
+    return [_tensor(leaf, head) for leaf in leaves]
+
+
+def _is_swin(params: PyTree) -> bool:
+    return any(_SHIFTED_TABLE.fullmatch(leaf) for leaf in trees.leaf_names(params))
+
+
+def _window_masks(params: PyTree) -> dict[str, np.ndarray]:
+    """The constants that PyTorch keeps beside the parameters of every shifted Swin block."""
+    found = {}
+    for tensor, table in zip(_tensors(params), jax.tree.leaves(params), strict=True):
+        if _SHIFTED_TABLE.fullmatch(tensor.leaf):
+            layer = tensor.name.rpartition(".")[0]
+            last_row, last_column = shift_masks((table.shape[0] + 1) // 2)
+            found[f"{layer}.upper_lower_mask"] = last_row
+            found[f"{layer}.left_right_mask"] = last_column
+    return found
 
 
 def to_state_dict(
@@ -94,7 +125,7 @@ def to_state_dict(
     kept = [np.asarray(mask) for mask in jax.tree.leaves(masks)]
     sparse = not all(mask.all() for mask in kept)
     found: dict[str, np.ndarray] = {}
-    if channels is not None:
+    if channels is not None and not _is_swin(model.params):
         found |= _constants(channels)
     for tensor, value, mask in zip(
         _tensors(model.params), jax.tree.leaves(model.params), kept, strict=True
@@ -108,6 +139,7 @@ def to_state_dict(
         _tensors(model.net_state), jax.tree.leaves(model.net_state), strict=True
     ):
         found[tensor.name] = tensor.to_torch(value)
+    found |= _window_masks(model.params)
     found |= {name: np.zeros((), np.int64) for name in _counters(model.net_state)}
     return found
 
@@ -138,8 +170,12 @@ def from_state_dict(
             that differ from ``channels``.
     """
     source = _flat(state_dict)
-    _check_constants(source, channels)
+    if _is_swin(like.params):
+        _check_swin(source, channels, _window_masks(like.params))
+    else:
+        _check_constants(source, channels)
     left = set(source) - set(_CONSTANTS) - _counters(like.net_state)
+    left -= set(_window_masks(like.params))
     params, masks, statistics = [], [], []
     for tensor, leaf in zip(_tensors(like.params), jax.tree.leaves(like.params), strict=True):
         value, mask = _take_parameter(source, left, tensor, leaf)
@@ -200,6 +236,22 @@ def _check_constants(source: Mapping[str, np.ndarray], channels: Channels | None
             raise StateDictError(
                 f"tensor '{name}' is {found.tolist()}, the network normalises by "
                 f"{expected.tolist()}"
+            )
+
+
+def _check_swin(
+    source: Mapping[str, np.ndarray], channels: Channels | None, masks: Mapping[str, np.ndarray]
+) -> None:
+    for name in _CONSTANTS:
+        if name in source and channels is not None:
+            raise StateDictError(
+                f"tensor '{name}' stands in a Swin of the official code, which never normalises: "
+                "load it into a network that does not either (channels=None, model.channels='none')"
+            )
+    for name, expected in masks.items():
+        if name in source and not np.array_equal(source[name], expected):
+            raise StateDictError(
+                f"tensor '{name}' is not the mask of windows shifted by half their side"
             )
 
 

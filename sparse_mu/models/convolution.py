@@ -1,4 +1,4 @@
-"""Bias-free convolutions in two forms that give the same numbers.
+"""Convolutions in two forms that give the same numbers.
 
 On CPU, XLA runs the backward pass of its own convolution on a slow path whenever it stands
 inside a compiled loop (28 times slower, measured). Written as a matrix product of patches no
@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
-from sparse_mu.models.initialisers import kaiming_normal
+from sparse_mu.models.initialisers import Initialiser, kaiming_normal
 
 ConvolutionForm = Literal["xla", "patches"]
 
@@ -109,7 +109,7 @@ def _product_of_patches(
 
 
 class Convolution(nn.Module):
-    """A bias-free square convolution with one parameter, ``kernel`` float32[S, S, C, D].
+    """A square convolution: ``kernel`` float32[S, S, C, D] and, if asked for, ``bias`` float32[D].
 
     Attributes:
         features: D, the number of output channels.
@@ -117,7 +117,9 @@ class Convolution(nn.Module):
         stride: step in pixels.
         padding: zeros on each side in pixels.
         form: see :func:`convolve`.
-        dtype: type computed in; the parameter is float32.
+        dtype: type computed in; parameters are float32.
+        kernel_init: draws the kernel.
+        use_bias: whether a bias is added; it starts at zero.
     """
 
     features: int
@@ -126,16 +128,22 @@ class Convolution(nn.Module):
     padding: int
     form: ConvolutionForm
     dtype: DTypeLike = jnp.float32
+    kernel_init: Initialiser = kaiming_normal
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps float[B, H, W, C] to float[B, H', W', D]."""
         shape = (self.size, self.size, inputs.shape[-1], self.features)
-        kernel = self.param("kernel", kaiming_normal, shape, jnp.float32)
-        return convolve(
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        outputs = convolve(
             inputs.astype(self.dtype),
             kernel.astype(self.dtype),
             stride=self.stride,
             padding=self.padding,
             form=self.form,
         )
+        if not self.use_bias:
+            return outputs
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return outputs + bias.astype(self.dtype)[None, None, None]

@@ -10,19 +10,28 @@ import jax
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from sparse_mu.models.initialisers import kaiming_normal, linear_bias
+from sparse_mu.models.initialisers import Initialiser, kaiming_normal, linear_bias
 from sparse_mu.types import PyTree
 
 HEAD = "head"
 
 
-def classifier_head(num_classes: int, width: int, dtype: DTypeLike) -> nn.Dense:
+def classifier_head(
+    num_classes: int,
+    width: int,
+    dtype: DTypeLike,
+    *,
+    kernel_init: Initialiser = kaiming_normal,
+    bias_init: Initialiser | None = None,
+) -> nn.Dense:
     """Makes the head; call it inside a compact ``__call__``.
 
     Args:
         num_classes: K, the number of logits.
         width: F, the number of features read.
         dtype: type computed in; parameters are float32.
+        kernel_init: draws the kernel.
+        bias_init: draws the bias; by default torch's uniform one.
 
     Returns:
         A dense layer with ``kernel`` float32[F, K] and ``bias`` float32[K]: the class axis is the
@@ -31,8 +40,8 @@ def classifier_head(num_classes: int, width: int, dtype: DTypeLike) -> nn.Dense:
     return nn.Dense(
         num_classes,
         dtype=dtype,
-        kernel_init=kaiming_normal,
-        bias_init=linear_bias(width),
+        kernel_init=kernel_init,
+        bias_init=linear_bias(width) if bias_init is None else bias_init,
         name=HEAD,
     )
 

@@ -20,6 +20,7 @@ class Channels(NamedTuple):
 CIFAR10 = Channels(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 CIFAR100 = Channels(mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762))
 SVHN = Channels(mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970))
+IMAGENET = Channels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def _on_last_axis(vector: jax.Array, ndim: int) -> jax.Array:
@@ -42,6 +43,11 @@ class Normalise(nn.Module):
         mean = _on_last_axis(jnp.asarray(self.mean, inputs.dtype), inputs.ndim)
         std = _on_last_axis(jnp.asarray(self.std, inputs.dtype), inputs.ndim)
         return (inputs - mean) / std
+
+
+def normalise(inputs: jax.Array, channels: Channels | None) -> jax.Array:
+    """Normalises inside a network's compact ``__call__``; None leaves the images as they are."""
+    return inputs if channels is None else Normalise(channels.mean, channels.std)(inputs)
 
 
 class BatchNorm(nn.Module):

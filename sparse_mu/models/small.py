@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from sparse_mu.models.convolution import Convolution, ConvolutionForm
 from sparse_mu.models.head import classifier_head
-from sparse_mu.models.normalisation import BatchNorm
+from sparse_mu.models.normalisation import BatchNorm, Channels, normalise
 
 WIDTHS = (16, 32, 64)
 STRIDES = (1, 2, 2)
@@ -23,17 +23,19 @@ class SmallCNN(nn.Module):
         form: how convolutions are computed.
         dtype: type computed in; parameters are float32.
         axis_name: mapped axis that BatchNorm averages over in training.
+        channels: constants that normalise the input; None for a network that does not normalise.
     """
 
     num_classes: int
     form: ConvolutionForm
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
+    channels: Channels | None = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         """Maps images float32[B, H, W, C] in [0, 1] to logits ``dtype``[B, K]."""
-        x = inputs
+        x = normalise(inputs, self.channels)
         for i, (width, stride) in enumerate(zip(WIDTHS, STRIDES, strict=True), start=1):
             x = Convolution(width, 3, stride, 1, self.form, self.dtype, name=f"conv{i}")(x)
             x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"bn{i}")(x, train)

@@ -11,19 +11,24 @@ from comparing import assert_close
 from sparse_mu import models, unlearn
 from sparse_mu.execution import ROWS, mapped, sharded, single
 from sparse_mu.losses import classification
+from sparse_mu.models.resnet import BasicBlock, ResNet
 from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.training import fit
 from sparse_mu.types import Dataset, Model, Trials
 
 ROWS_OF_DATA = 20
+NETWORKS = {
+    "small_cnn": models.SmallCNN(3, form="patches"),
+    "resnet": ResNet((1, 1), BasicBlock, 3, form="patches", channels=None, width=2),
+}
 
 
 @functools.lru_cache(maxsize=8)
-def trained(mode, batchnorm_axis=None):
+def trained(mode, batchnorm_axis=None, network="small_cnn"):
     """One epoch of three steps; the last batch is filled up with rows of weight 0."""
     execution = {"single": single, "sharded": sharded, "mapped": mapped}[mode]
     execution = execution() if mode == "single" else execution(jax.devices())
-    module = models.SmallCNN(3, form="patches", axis_name=batchnorm_axis)
+    module = NETWORKS[network].clone(axis_name=batchnorm_axis)
     model = Model(*jax.jit(models.init_of(module, (1, 8, 8, 1)))(jax.random.key(0)))
     batched = jax.tree.map(lambda leaf: np.asarray(leaf)[None], model)
     dense = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), batched.params)
@@ -49,6 +54,13 @@ def trained(mode, batchnorm_axis=None):
 def test_batchnorm_sees_the_whole_batch(mode, axis):
     # three steps; statistics of 8 rows summed in another order
     assert_close(trained(mode, axis), trained("single"), {"rtol": 1e-4, "atol": 1e-5})
+
+
+@pytest.mark.slow
+def test_batchnorm_of_residual_blocks_sees_the_whole_batch():
+    # as above, through six layers of statistics: their rounding adds up
+    found, expected = trained("mapped", ROWS, "resnet"), trained("single", None, "resnet")
+    assert_close(found, expected, {"rtol": 1e-3, "atol": 1e-4})
 
 
 @pytest.mark.slow

@@ -433,23 +433,45 @@ def attack_rows(path, *, attack=membership.official_attack, features=None):
     return rows
 
 
-def network_rows(path, name):
-    """Logits and parameter count of one network of a file of networks."""
+class Recorded(NamedTuple):
+    """A network of a file of networks, its weights drawn, and what the official one gave."""
+
+    info: dict
+    network: vectors.Network
+    model: Model
+    images: np.ndarray
+    logits: dict
+
+
+def recorded_network(path, name):
     info = json.loads(str(vectors.arrays_of(path)[f"{name}/info"]))
-    recorded = vectors.group(path, name)
+    logits = vectors.group(path, name)
     side = 224 if info["kwargs"].get("imagenet") else 32
     images = np.asarray(augment.to_float(vectors.arrays_of(path)[f"images{side}"]))
     constants = info["normalize"]
     channels = constants and models.Channels(tuple(constants["mean"]), tuple(constants["std"]))
-    classes = recorded["logits_eval"].shape[1]
-    network = vectors.make_network(name, classes, channels, side)
+    network = vectors.make_network(name, logits["logits_eval"].shape[1], channels, side)
     model, _ = network.load(vectors.drawn_weights(info))
-    count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    eval_logits = forward(network.apply_fn, False)(model, images)
-    train_logits = forward(network.apply_fn, True)(model, images)
-    train_limit = TRAIN_LOGITS.get(name, LOGITS)
+    return Recorded(info, network, model, images, logits)
+
+
+def eval_row(name, given):
+    ours = forward(given.network.apply_fn, False)(given.model, given.images)
+    return Row(f"{name} logits eval", relative(ours, given.logits["logits_eval"]), LOGITS)
+
+
+def network_rows(path, name):
+    """Logits and parameter count of one network of a file of networks."""
+    given = recorded_network(path, name)
+    ours = forward(given.network.apply_fn, True)(given.model, given.images)
+    error, limit = relative(ours, given.logits["logits_train"]), TRAIN_LOGITS.get(name, LOGITS)
+    # the official Swin's fixed masks count as its parameters do
+    written = given.network.dump(given.model)
+    fixed = [value for key, value in written.items() if key.endswith("_mask")]
+    count = sum(leaf.size for leaf in [*jax.tree.leaves(given.model.params), *fixed])
+    apart = abs(count - given.info["trainable"])
     return [
-        Row(f"{name} logits eval", relative(eval_logits, recorded["logits_eval"]), LOGITS),
-        Row(f"{name} logits train", relative(train_logits, recorded["logits_train"]), train_limit),
-        Row(f"{name} parameters too many or few", abs(count - info["trainable"]), 0),
+        eval_row(name, given),
+        Row(f"{name} logits train", error, limit),
+        Row(f"{name} parameters too many or few", apart, 0),
     ]

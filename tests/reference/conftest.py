@@ -14,6 +14,7 @@ import pytest
 import vectors
 
 PROPERTY, MISTAKE = "reference_row", "reference_mistake"
+SMALL_NETWORK = "resnet20s"  # the others compile for 10 to 40 s each
 _BESIDE = Path(__file__).parents[3] / "shared"
 
 
@@ -67,7 +68,9 @@ def pytest_collection_modifyitems(config, items):
     """Marks lengthy comparisons slow, unless somebody asks for a file of their own."""
     if not config.getoption("--vectors", default=None):
         for item in items:
-            if getattr(getattr(item, "function", None), "lengthy", False):
+            lengthy = getattr(getattr(item, "function", None), "lengthy", False)
+            network = getattr(item, "callspec", None) and item.callspec.params.get("network")
+            if lengthy or network not in (None, SMALL_NETWORK):
                 item.add_marker(pytest.mark.slow)
 
 

@@ -14,7 +14,7 @@ import pytest
 import vectors
 
 from sparse_mu import membership, models, scores
-from sparse_mu.models import convolution, normalisation, resnet
+from sparse_mu.models import convolution, normalisation, resnet20s
 
 KIND = vectors.METHODS
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_a_penalty_that_does_not_decay_fails(recorded, broken):
     ids=["epsilon", "momentum", "biased variance"],
 )
 def test_wrong_batch_normalisation_fails(recorded, monkeypatch, change, expected, broken):
-    monkeypatch.setattr(resnet, "BatchNorm", change)
+    monkeypatch.setattr(resnet20s, "BatchNorm", change)
     network = vectors.network_of(recorded)
     rows = comparisons.first_order_rows(recorded, "ft_dense", network=network)
     assert expected <= broken(rows)

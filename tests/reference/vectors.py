@@ -15,11 +15,18 @@ from sparse_mu.types import Batch, Model, UnlearnBatch
 
 METHODS, NETWORKS = "recorded methods", "recorded networks"
 
+FORM = models.default_form(jax.default_backend())
+
 # How to make each network we ship, (classes, channels) -> module. A network joins the comparisons
 # by joining this table.
 BUILT = {
-    "resnet20s": lambda classes, channels: models.ResNet20s(
-        classes, models.default_form(jax.default_backend()), channels=channels
+    "resnet20s": lambda classes, channels: models.ResNet20s(classes, FORM, channels=channels),
+    "resnet18": lambda classes, channels: models.ResNet18(classes, FORM, channels=channels),
+    "resnet50": lambda classes, channels: models.ResNet50(classes, FORM, channels=channels),
+    "vgg16_bn": lambda classes, channels: models.VGG16BN(classes, FORM, channels=channels),
+    "swin_t": lambda classes, channels: models.SwinT(classes, channels=channels),
+    "resnet18_imagenet": lambda classes, channels: models.ResNet18(
+        classes, FORM, channels=channels, stem="imagenet"
     ),
 }
 

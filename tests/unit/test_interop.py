@@ -4,12 +4,10 @@ import builtins
 import collections
 import functools
 import importlib.util
-import io
+import json
 import os
-import pickle
 import struct
 import sys
-import types
 import zipfile
 
 import jax
@@ -17,14 +15,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_files import Parameter, View, archive, pickled, write_pth
 
 from sparse_mu import interop, masks, models, trees
 from sparse_mu.interop import StateDictError
+from sparse_mu.models import swin
 from sparse_mu.types import Model
 
+IMAGES = (1, 32, 32, 3)
+NARROW_VGG = ((2, 2), (2, 2), (2, 2, 2), (3, 3, 3), (3, 3, 3))  # its layers, few channels
 NETWORKS = {
-    "resnet20s": (models.ResNet20s(10, "patches"), (1, 32, 32, 3), models.CIFAR10),
+    "resnet20s": (models.ResNet20s(10, "patches"), IMAGES, models.CIFAR10),
     "small_cnn": (models.SmallCNN(10, "patches"), (1, 8, 8, 1), None),
+    "resnet18": (models.ResNet18(10, "patches", width=2), IMAGES, models.CIFAR10),
+    "resnet50": (models.ResNet50(10, "patches", stem="imagenet", width=1), IMAGES, models.CIFAR10),
+    "vgg16_bn": (models.VGG16BN(10, "patches", widths=NARROW_VGG), IMAGES, models.CIFAR10),
+    "vgg16_bn_lth": (models.VGG16BNLTH(10, "patches", widths=NARROW_VGG), IMAGES, models.CIFAR10),
+    "swin_t": (models.SwinT(10, width=4), IMAGES, models.CIFAR10),
 }
 
 
@@ -67,8 +74,13 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("sparsity", [0.0, 0.7])
 def test_a_round_trip_keeps_every_bit(name, sparsity):
     model, channels = draw(name), NETWORKS[name][2]
-    kept = masks.from_scores(magnitudes(model), sparsity)
-    model = model._replace(params=masks.apply(kept, model.params))
+    rank = 2 if name == "swin_t" else 4  # it has no convolution
+    rng = np.random.default_rng(4)
+    kept = jax.tree.map(
+        lambda leaf: (rng.random(leaf.shape) >= sparsity) | (leaf.ndim != rank), model.params
+    )
+    pruned = jax.tree.map(lambda mask, leaf: np.where(mask, leaf, 0.0), kept, model.params)
+    model = model._replace(params=jax.tree.map(np.float32, pruned))
     state_dict = interop.to_state_dict(model, kept, channels=channels)
     assert all(value.flags.c_contiguous for value in state_dict.values())
     found, found_masks = interop.from_state_dict(state_dict, shapes(name), channels=channels)
@@ -106,6 +118,85 @@ def test_layouts_and_names_are_pytorchs():
     small = interop.to_state_dict(draw("small_cnn"))
     assert {"conv3.weight", "bn1.running_var", "fc.bias"} <= small.keys()
     assert not [key for key in small if key.startswith("normalize")]
+
+
+def official_names(shared_folder, name):
+    """Parameters and running statistics of a network whose logits are recorded."""
+    with np.load(shared_folder / "reference" / "architectures.npz") as file:
+        info = json.loads(str(file[f"{name}/info"]))
+    return {tensor["name"] for tensor in info["parameters"]}
+
+
+@pytest.mark.parametrize("name", ["resnet20s", "resnet18", "resnet50", "vgg16_bn", "swin_t"])
+def test_names_are_the_official_ones(shared_folder, name):
+    found = interop.to_state_dict(draw(name), channels=NETWORKS[name][2])
+    counters = {key for key in found if key.endswith(".num_batches_tracked")}
+    added = {key for key in found if key.startswith("normalize.") or key.endswith("_mask")}
+    assert found.keys() - counters - added == official_names(shared_folder, name)
+    assert len(counters) == len([key for key in found if key.endswith(".running_var")])
+
+
+def test_a_lottery_ticket_vgg_has_biases_and_one_linear_layer():
+    found = interop.to_state_dict(draw("vgg16_bn_lth"))
+    places = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+    layers = {f"features.{place}" for place in places} | {"classifier"}
+    norms = {f"features.{place + 1}" for place in places}
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
+    assert found.keys() == {f"{layer}.{key}" for layer in layers for key in ("weight", "bias")} | {
+        f"{norm}.{key}" for norm in norms for key in {"weight", "bias"} | statistics
+    }
+    assert found["classifier.weight"].shape == (10, 3)
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 2), ("resnet50", 3)])
+def test_torchvisions_names_load(name, convolutions):
+    """Its networks have the ImageNet stem, and normalise outside."""
+    counts = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}[name]
+    blocks = [(stage, i) for stage, count in enumerate(counts, start=1) for i in range(count)]
+    pairs = [("conv1", "bn1")]
+    for stage, index in blocks:
+        layer = f"layer{stage}.{index}"
+        pairs += [(f"{layer}.conv{i}", f"{layer}.bn{i}") for i in range(1, convolutions + 1)]
+        if index == 0 and (stage > 1 or name == "resnet50"):
+            pairs.append((f"{layer}.downsample.0", f"{layer}.downsample.1"))
+    statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {f"{conv}.weight" for conv, _ in pairs} | {"fc.weight", "fc.bias"}
+    expected |= {f"{norm}.{key}" for _, norm in pairs for key in statistics}
+    model = draw(name)
+    state_dict = interop.to_state_dict(model)
+    assert state_dict.keys() == expected
+    found, _ = interop.from_state_dict(state_dict, shapes(name), channels=models.IMAGENET)
+    assert_same_bits(found, model)
+
+
+def test_the_masks_of_shifted_windows_are_written_and_may_be_missing():
+    model = draw("swin_t")
+    state_dict = interop.to_state_dict(model)
+    found = {key: value for key, value in state_dict.items() if key.endswith("_mask")}
+    blocks = ("stage1.layers.0", "stage2.layers.0", "stage3.layers.0", "stage3.layers.1",
+              "stage3.layers.2", "stage4.layers.0")  # fmt: skip
+    for block in blocks:
+        for side, mask in zip(("upper_lower", "left_right"), swin.shift_masks(4), strict=True):
+            value = found.pop(f"{block}.1.attention_block.fn.fn.{side}_mask")
+            np.testing.assert_array_equal(value, mask)
+            assert value.dtype == np.float32 and value.shape == (16, 16)
+    assert not found
+    without = {key: value for key, value in state_dict.items() if not key.endswith("_mask")}
+    assert_same_bits(interop.from_state_dict(without, shapes("swin_t"))[0], model)
+    name = "stage1.layers.0.1.attention_block.fn.fn.left_right_mask"
+    with pytest.raises(StateDictError, match=f"tensor '{name}' is not the mask of windows"):
+        interop.from_state_dict({**state_dict, name: np.zeros((16, 16))}, shapes("swin_t"))
+
+
+def test_a_swin_with_constants_is_one_that_does_not_normalise():
+    """The official code gives every network constants; its Swin does not use them."""
+    model, like = draw("swin_t"), shapes("swin_t")
+    assert "normalize.mean" not in interop.to_state_dict(model, channels=models.CIFAR10)
+    constants = {"normalize.mean": np.float32(models.CIFAR10.mean), "normalize.std": np.ones(3)}
+    official = {**interop.to_state_dict(model), **constants}
+    assert_same_bits(interop.from_state_dict(official, like)[0], model)
+    with pytest.raises(StateDictError, match=r"'normalize\.mean' stands in a Swin .* never norm"):
+        interop.from_state_dict(official, like, channels=models.CIFAR10)
 
 
 def test_the_recorded_state_dict_comes_back_exactly(shared_folder):
@@ -254,102 +345,6 @@ def test_masks_that_do_not_fit_are_refused():
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
-def fake_torch():
-    """Modules with torch's names, so that Python's own pickler writes its globals."""
-    names = {"torch": types.ModuleType("torch"), "torch._utils": types.ModuleType("torch._utils")}
-    for module, attribute in (
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch", "FloatStorage"),
-        ("torch", "LongStorage"),
-        ("torch", "HalfStorage"),
-        ("torch", "load"),
-    ):
-        stub = type(attribute, (), {"__module__": module, "__qualname__": attribute})
-        setattr(names[module], attribute, stub)
-    names["torch"]._utils = names["torch._utils"]
-    return names
-
-
-STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
-
-
-class View:
-    """A tensor whose place in its storage is said by hand."""
-
-    def __init__(self, storage, offset, shape, strides, key="7"):
-        self.storage, self.where, self.key = storage, (offset, shape, strides), key
-
-
-class Parameter:
-    def __init__(self, value):
-        self.value = value
-
-
-class TorchPickler(pickle.Pickler):
-    """Writes arrays as torch 2 does: rebuild calls on storages named by persistent ids."""
-
-    def __init__(self, file, protocol=2):
-        super().__init__(file, protocol)
-        self.modules, self.storages = fake_torch(), {}
-
-    def reducer_override(self, value):
-        if isinstance(value, Parameter):
-            call = self.modules["torch._utils"]._rebuild_parameter
-            return call, (value.value, True, collections.OrderedDict())
-        if not isinstance(value, np.ndarray | View):
-            return NotImplemented
-        if isinstance(value, np.ndarray):
-            strides = tuple(stride // value.itemsize for stride in value.strides)
-            value = View(value, 0, value.shape, strides, str(len(self.storages)))
-        self.storages[value.key] = value.storage
-        rebuild = self.modules["torch._utils"]._rebuild_tensor_v2
-        storage = Storage(value.key, value.storage)
-        return rebuild, (storage, *value.where, False, collections.OrderedDict())
-
-    def persistent_id(self, value):
-        if isinstance(value, Storage):
-            kind = getattr(self.modules["torch"], STORAGES[value.content.dtype.name])
-            return ("storage", kind, value.key, "cpu", value.claimed)
-        return None
-
-
-class Storage:
-    def __init__(self, key, content):
-        self.key, self.content, self.claimed = key, content, content.size
-
-
-def pickled(value, protocol=2):
-    file = io.BytesIO()
-    pickler = TorchPickler(file, protocol)
-    before = {name: sys.modules.get(name) for name in pickler.modules}
-    sys.modules.update(pickler.modules)
-    try:
-        pickler.dump(value)
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
-    return file.getvalue(), {key: array.tobytes() for key, array in pickler.storages.items()}
-
-
-def archive(path, content, storages=None, compression=zipfile.ZIP_STORED, extra=()):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("model/data.pkl", content)
-        file.writestr("model/byteorder", b"little")
-        for key, stored in (storages or {}).items():
-            file.writestr(f"model/data/{key}", stored)
-        for name, stored in extra:
-            file.writestr(name, stored)
-    return path
-
-
-def write_pth(path, value, protocol=2):
-    return archive(path, *pickled(value, protocol))
 
 
 @pytest.fixture(scope="module")
