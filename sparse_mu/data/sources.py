@@ -1,48 +1,23 @@
 """Where images come from: scikit-learn's digits, or a prepared TFDS directory.
 
-A source is decoded once into uint8 arrays in memory; TensorFlow is not used and nothing is ever
-downloaded here.
+A source is decoded once into uint8 arrays, kept in a cache (``cache.py``) and mapped from there
+afterwards; TensorFlow is not used and nothing is ever downloaded here. The user's own images are in
+``own_images.py``.
 """
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+from sparse_mu.data import cache, pictures, records, tfds_folder
+from sparse_mu.data.limits import check_fits, first_rows, of_tests
+from sparse_mu.data.records import Stored
+from sparse_mu.data.tfds_folder import Located
+from sparse_mu.data.types import Source
 
 DIGITS_TEST_FRACTION = 0.25
-READ_ROWS = 250  # records fetched per call
-
-
-class DataError(Exception):
-    """Data that are missing or cannot be read; the message is one line that says what to do."""
-
-
-class Source(NamedTuple):
-    """A data set in memory.
-
-    Attributes:
-        name: of the data set.
-        train_inputs: uint8[N, H, W, C].
-        train_labels: int32[N].
-        train_ids: N names of the training rows; None where the data set has none.
-        test_inputs: uint8[M, H, W, C].
-        test_labels: int32[M].
-        class_names: K names; label k is called ``class_names[k]``.
-    """
-
-    name: str
-    train_inputs: np.ndarray
-    train_labels: np.ndarray
-    train_ids: list[str] | None
-    test_inputs: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
 
 
 def digits() -> Source:
@@ -76,118 +51,103 @@ def digits() -> Source:
     )
 
 
-def tfds_images(name: str, data_dir: str | Path, limit: int | None = None) -> Source:
+def tfds_images(
+    name: str,
+    data_dir: str | Path,
+    limit: int | None = None,
+    *,
+    image_size: int = 0,
+    cache_dir: str = "",
+) -> Source:
     """Reads an image classification data set that TFDS has prepared as array_record.
 
-    Rows are in storage order. Images need the features "image" (of one fixed size) and "label";
-    "id" becomes the row names where it exists.
+    Rows are in storage order. The set needs the features "image" and "label"; "id", or else
+    "file_name", becomes the row names where it exists. The test rows are those of ``test``, or of
+    ``validation`` (``tfds_folder.locate``). Images of one channel stay grey, all others become RGB
+    (``pictures.decode``).
+
+    The whole set, decoded, is kept in a cache and mapped into memory from there, without TFDS, as
+    long as the files of the data set are the same ones.
 
     Args:
         name: TFDS name, such as "cifar10" or "cifar10:3.0.2".
         data_dir: directory that holds the prepared data set.
         limit: keeps the first ``limit`` training and the first ``max(1, limit // 5)`` test rows,
-            and reads no others; None keeps all.
+            and decodes no others; None keeps all. A part is not cached.
+        image_size: side that images are brought to by ``pictures.fit``; 0 leaves them as stored,
+            and a set whose images all have that size already is left as stored, too. Needed for a
+            set of many sizes.
+        cache_dir: where the cache stands; "" is ``data_dir/.sparse_mu``, or where that cannot be
+            written the user's cache folder.
 
     Returns:
-        The source, decoded.
+        The source.
 
     Raises:
-        DataError: the data set is unknown, not prepared in ``data_dir``, has no fixed-size images
-            or no labels, or its files cannot be read.
+        DataError: the data set is unknown, not prepared in ``data_dir``, has images of many sizes
+            and no ``image_size``, no images or no labels, does not fit in memory, or its files
+            cannot be read; or ``cache_dir`` cannot be written.
         ValueError: ``limit`` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"dataset.limit is {limit}; at least 1 is needed")
-    with _quiet_absl():
-        builder = _prepared(name, data_dir)
-    features = builder.info.features
-    test_limit = None if limit is None else max(1, limit // 5)
-    train_inputs, train_labels, train_ids = _read(builder, "train", limit)
-    test_inputs, test_labels, _ = _read(builder, "test", test_limit)
+    records.refuse_limit(limit)
+    located = tfds_folder.locate(name, data_dir)
+    facts = [os.fspath(located.folder.resolve()), located.files, located.test_split, image_size]
+    entry = cache.entry_of(located.full_name, facts, data_dir, cache_dir)
+    source = cache.load(entry)
+    if source is None and limit is None:
+        source = cache.store(entry, _decoded(located, None, image_size))
+    elif source is None:
+        source = _decoded(located, limit, image_size)
+    return first_rows(source, limit)._replace(name=name)
+
+
+def _decoded(located: Located, limit: int | None, image_size: int) -> Source:
+    """Reads the first rows of both splits through TFDS."""
+    with records.quiet_absl():
+        stored = records.open_located(located, image_size)
+        train = _read(stored, "train", limit)
+        test = _read(stored, located.test_split, None if limit is None else of_tests(limit))
     return Source(
-        name=name,
-        train_inputs=train_inputs,
-        train_labels=train_labels,
-        train_ids=train_ids,
-        test_inputs=test_inputs,
-        test_labels=test_labels,
-        class_names=tuple(features["label"].names),
+        name=located.full_name,
+        train_inputs=train.inputs,
+        train_labels=train.labels,
+        train_ids=train.ids,
+        test_inputs=test.inputs,
+        test_labels=test.labels,
+        class_names=stored.class_names,
     )
 
 
-@contextmanager
-def _quiet_absl() -> Iterator[None]:
-    """Holds back TFDS's warnings: a missing data set is our one line, not theirs."""
-    from absl import logging
+class _Rows(NamedTuple):
+    """The first rows of a split: uint8[N, H, W, C], int32[N], N names or None."""
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+    inputs: np.ndarray
+    labels: np.ndarray
+    ids: list[str] | None
 
 
-def _prepared(name: str, data_dir: str | Path) -> "tfds.core.DatasetBuilder":
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"TFDS knows no data set {name!r}: {reason}") from error
-    if not builder.is_prepared() or builder.info.file_format.value != "array_record":
-        raise DataError(
-            f"{name} is not prepared as array_record in {data_dir}; where TensorFlow is "
-            f"installed, run: tfds build {name} --file_format=array_record --data_dir={data_dir}"
-        )
-    features = builder.info.features
-    if "image" not in features or "label" not in features:
-        raise DataError(
-            f"{name} has the features {', '.join(features)}; image and label are needed"
-        )
-    if None in features["image"].shape:
-        raise DataError(f"{name} has images of many sizes; only one fixed size fits in memory")
-    for split in ("train", "test"):
-        if split not in builder.info.splits:
-            raise DataError(
-                f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}"
-            )
-    return builder
-
-
-def _read(
-    builder: "tfds.core.DatasetBuilder", split: str, limit: int | None
-) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
-    """Reads inputs uint8[N, H, W, C], labels int32[N] and ids of the first rows of a split."""
-    import tensorflow_datasets as tfds
-
-    n_rows = builder.info.splits[split].num_examples
+def _read(stored: Stored, split: str, limit: int | None) -> _Rows:
+    """Decodes the first rows of a split."""
+    located = stored.located
+    n_rows = located.splits[split]
     n_rows = n_rows if limit is None else min(limit, n_rows)
-    features = builder.info.features
-    inputs = np.empty((n_rows, *features["image"].shape), np.uint8)
-    labels = np.empty(n_rows, np.int32)
-    ids = [] if "id" in features else None
-    try:
-        rows = builder.as_data_source(
-            split=f"{split}[:{n_rows}]", decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        for start in range(0, n_rows, READ_ROWS):
-            chunk = range(start, min(start + READ_ROWS, n_rows))
-            for row, record in zip(chunk, rows.__getitems__(chunk), strict=True):
-                inputs[row] = _decode(record["image"], inputs.shape[1:])
-                labels[row] = record["label"]
-                if ids is not None:
-                    ids.append(record["id"].decode())
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{builder.name} ({split}) cannot be read: {reason}") from error
-    return inputs, labels, ids
-
-
-def _decode(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Decodes PNG or JPEG bytes to uint8[H, W, C], grey for C = 1 and RGB otherwise."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("L" if shape[-1] == 1 else "RGB")).reshape(shape)
+    height, width = (stored.size, stored.size) if stored.size else stored.shape
+    shape = (height or 0, width or 0, 1 if stored.grey else 3)
+    check_fits(f"{located.full_name} ({split})", n_rows, shape)
+    inputs = np.empty((n_rows, *shape), np.uint8)
+    labels, ids, numbers = np.empty(n_rows, np.int64), [], np.arange(n_rows)
+    files = records.files_of(stored, split)
+    for number, row in enumerate(records.read(stored, files, numbers, split)):
+        labels[number] = row.label
+        ids.append(row.name)
+        try:
+            picture = pictures.decode(row.image, grey=stored.grey, size=stored.size)
+            if picture.shape != shape:
+                raise pictures.PictureError(f"it is of shape {picture.shape}, not {shape}")
+        except pictures.PictureError as error:
+            name = f" ({row.name})" if row.name else ""
+            what = f"{split}, the image of row {number}{name}"
+            raise records.unreadable(located, what, error) from error
+        inputs[number] = picture
+    labels = records.classes(stored, labels, numbers, split)
+    return _Rows(inputs, labels, None if stored.id_feature is None else ids)
