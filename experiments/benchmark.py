@@ -65,8 +65,8 @@ def trials(pairs: int) -> None:
         Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
     )
     sets = {
-        "original, D": np.ones_like(data.forget),
-        "retrained, Dr": ~data.forget,
+        "original, D": np.tile(data.trained, (count, 1)),
+        "retrained, Dr": data.retain,
     }
     print(f"{count} trials against 1, {x.training.epochs} epochs, {pairs} pairs; {machine()}")
     for name, retain in sets.items():

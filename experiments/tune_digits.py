@@ -66,12 +66,12 @@ def main(argv: list[str]) -> None:
     experiment = builders.build(flat)
     with stages.held(Path(WORKDIR.value), flat) as workdir:
         run = acts.Run(experiment, workdir, lambda *_: None)
-        everyone, kept = run.everyone, ~experiment.data.forget
-        dense = acts.train(run, "original", 0.0, masks=run.dense, retain=everyone)
+        trained, kept = run.trained, experiment.data.retain
+        dense = acts.train(run, "original", 0.0, masks=run.dense, retain=trained)
         starts = {0.0: dense}
         targets = {0.0: acts.train(run, "retrain", 0.0, masks=run.dense, retain=kept)}
         for sparsity in experiment.sparsities:
-            sparse = acts.prune(run, "original", sparsity, dense=dense, retain=everyone)
+            sparse = acts.prune(run, "original", sparsity, dense=dense, retain=trained)
             starts[sparsity] = sparse
             targets[sparsity] = acts.train(
                 run, "retrain", sparsity, masks=sparse.masks, retain=kept

@@ -113,14 +113,17 @@ def block(summary: dict, title: str, columns: list[Column], decimals: int) -> Bl
 
 
 def header(summary: dict) -> list[str]:
-    """Two lines: what was run, and what a printed figure is."""
+    """Two lines: what was run, and what a printed figure is; a third on an imported original."""
     config, over, n = summary["config"], summary["over"], shared_count(summary)
     network = config.get("model", {}).get("name", "")
     data = config.get("dataset", {}).get("name", "")
-    pruning = config.get("prune", {}).get("method", "")
+    imported = summary["manifest"].get("imported")
+    pruning = f"by {config['prune']['method']}" if config.get("prune", {}).get("method") else ""
+    if imported and imported["sparsity"]:
+        pruning = "before it was imported"
     arms = ", ".join(arm_name(sparsity) for sparsity in summary["sparsities"])
     pruned = " sparse" if max(summary["sparsities"]) else ""
-    pruned += f" (pruned by {pruning})" if pruning and pruned else ""
+    pruned += f" (pruned {pruning})" if pruning and pruned else ""
     what = f"{summary['scenario']} forgetting"
     where = " on ".join(part for part in (network, data) if part)
     count = f"n = {n} {over} throughout" if n else "(n) beside each figure"
@@ -135,7 +138,19 @@ def header(summary: dict) -> list[str]:
         ": ".join(part for part in (where, what) if part) + f"; {arms}{pruned}",
         f"Percent, mean ± half-width of the {100 * summary['level']:g}% interval (n); {count}; "
         f"intervals are over {averaged}.",
+        *([_origin(imported)] if imported else []),
     ]
+
+
+def _origin(imported: dict) -> str:
+    """Where an imported original comes from, and what cannot be there for that."""
+    line = f"The original was imported from {imported['file']}, the same for every trial"
+    if not imported["sparsity"]:
+        return line + "."
+    return (
+        f"{line}, pruned already: there is no dense original, and no retrain_repruned, for how its "
+        "mask was found is not known."
+    )
 
 
 def legend(summary: dict) -> list[str]:
@@ -169,6 +184,31 @@ def legend(summary: dict) -> list[str]:
         "not pruned; retrain_repruned = mask found without the forget set.",
         timing,
     ]
+
+
+def copies(summary: dict) -> str:
+    """What was found of copies of forget images, in a sentence; "" where nobody looked."""
+    found = summary["manifest"].get("duplicates")
+    if not found:
+        return ""
+    most = {
+        key: max(of_trial[key] for of_trial in found["trials"])
+        for key in ("exact", "near", "exact_test", "near_test")
+    }
+
+    def said(exact: int, near: int) -> str:
+        return f"{exact} exact" + (f", {near} near" if found["near_bits"] is not None else "")
+
+    text = (
+        "Copies of forget images, the most of any trial: in the retain set "
+        f"{said(most['exact'], most['near'])}; in the test set "
+        f"{said(most['exact_test'], most['near_test'])}."
+    )
+    if found["near_bits"] is None:
+        return f"{text} Near copies were not looked for: {found['reason']}."
+    text += f" Near: perceptual hashes at most {found['near_bits']} of 64 bits apart"
+    flat = f"; {found['flat']} flat images not compared" if found["flat"] else ""
+    return f"{text}{flat}."
 
 
 def _cell(summary: dict, method: str, column: Column, decimals: int) -> Cell:

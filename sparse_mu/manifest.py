@@ -8,30 +8,65 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from sparse_mu import checkpoint, report, summary
+from sparse_mu.builders import Data, Imported
 from sparse_mu.config import Flat
 from sparse_mu.stages import Workdir, WorkdirError, fingerprint
 
 _PACKAGES = ("sparse_mu", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
-def describe(data: str, digests: Mapping[str, object]) -> dict:
+def describe(data: Data, digests: Mapping[str, object], imported: Imported | None = None) -> dict:
     """The manifest of a finished run.
 
     Args:
-        data: what the data are called.
+        data: the rows, their sets and the copies found among them.
         digests: digests of data, forget sets, weights and masks.
+        imported: the model that was the original of every trial, if it was not trained here.
     """
     devices = jax.local_devices()
-    return {
-        "data": data,
+    described = {
+        "data": data.name,
+        "unlearning_split": _unlearning_split(data),
+        "duplicates": _duplicates(data),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "digests": dict(digests),
     }
+    if imported is not None:
+        _, _, sparsity, file, digest = imported
+        described["imported"] = {"file": file, "digest": digest, "sparsity": sparsity}
+    return described
+
+
+def _unlearning_split(data: Data) -> dict | None:
+    """How many rows of each trial's sets the original never saw; None where there is one split."""
+    if data.trained.all():
+        return None
+    return {
+        "trained_on": int(data.trained.sum()),
+        "forget": _counts(data.forget),
+        "forget_never_trained_on": _counts(data.forget & ~data.trained),
+        "retain_never_trained_on": _counts(data.retain & ~data.trained),
+    }
+
+
+def _counts(sets: np.ndarray) -> list[int]:
+    return [int(count) for count in sets.sum(axis=1)]
+
+
+def _duplicates(data: Data) -> dict | None:
+    if data.copies is None:
+        return None
+    trials = [
+        {**of_trial._asdict(), "first": [pair._asdict() for pair in of_trial.first]}
+        for of_trial in data.copies.trials
+    ]
+    return {**data.copies._asdict(), "trials": trials}
 
 
 def _version(name: str) -> str | None:

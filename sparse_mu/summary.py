@@ -44,6 +44,8 @@ METRICS = (
 Row = dict  # one line of results.jsonl
 Arms = dict[tuple[str, float], list[Row]]  # (method, sparsity) -> its rows
 
+RUINED = 0.1  # of the retain set; an original so far below its retrained model is told of
+
 
 def summarise(rows: list[dict], *, config: dict, manifest: dict, level: float = 0.95) -> dict:
     """Reduces the rows of a run to what the table and the report show.
@@ -57,7 +59,8 @@ def summarise(rows: list[dict], *, config: dict, manifest: dict, level: float = 
     Args:
         rows: one dict per method x sparsity x trial.
         config: the resolved config; `config["forget"]["scenario"]` is read, the rest is carried.
-        manifest: versions, device and digests; carried along for the report.
+        manifest: versions, device and digests, carried along for the report; what it says of
+            splits and duplicates becomes warnings.
         level: confidence level of every interval.
 
     Returns:
@@ -101,7 +104,12 @@ def summarise(rows: list[dict], *, config: dict, manifest: dict, level: float = 
                 for sparsity, floor in floors.items()
                 if floor is not None
             },
-            "warnings": _warnings(arms, cells, methods, sparsities),
+            "warnings": [
+                *_split_warnings(config, manifest),
+                *_copies_warnings(manifest),
+                *_original_warnings(config, manifest, cells, sparsities),
+                *_warnings(arms, cells, methods, sparsities),
+            ],
             "config": config,
             "manifest": manifest,
         }
@@ -243,6 +251,82 @@ def _disparities(
             within = within_floor(value, floor) if known else None
             found[target] = {**value._asdict(), "within_floor": within}
     return found
+
+
+def _split_warnings(config: dict, manifest: dict) -> list[str]:
+    """Says that the original model did not train on all that is unlearned, where that was asked."""
+    split = manifest.get("unlearning_split")
+    if not split:
+        return []
+    unseen, sizes = split["forget_never_trained_on"], split["forget"]
+    seed = config.get("dataset", {}).get("unlearn_split_seed")
+    return [
+        f"dataset.unlearn_split_seed = {seed}: the original model never trained on "
+        f"{_range(unseen)} of the {_range(sizes)} forget rows of a trial "
+        f"({100 * sum(unseen) / sum(sizes):.1f}% in all); on those it is as good as unlearned"
+    ]
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _copies_warnings(manifest: dict) -> list[str]:
+    """One line for exact, one for near copies of forget images that a method still trains on."""
+    found = manifest.get("duplicates")
+    if not found:
+        return []
+    lines = []
+    for kind in ("exact", "near"):
+        hit = [of_trial for of_trial in found["trials"] if of_trial[kind]]
+        if not hit:
+            continue
+        total = sum(of_trial[kind] for of_trial in hit)
+        first = next(pair for pair in hit[0]["first"] if pair["kind"] == kind)
+        what = {
+            "exact": "what they show is not forgotten, and no claim about it holds",
+            "near": f"hashes at most {found['near_bits']} of 64 bits apart; look at them",
+        }
+        lines.append(
+            f"{total} {kind} {'copies' if total > 1 else 'copy'} of forget images left in the "
+            f"retain set, in {len(hit)} of {len(found['trials'])} trials; the first is row "
+            f"{first['copy']}, of forget row {first['forget']}: {what[kind]}"
+        )
+    return lines
+
+
+def _original_warnings(
+    config: dict, manifest: dict, cells: dict, sparsities: list[float]
+) -> list[str]:
+    """An original that was not trained here, with its mask, and does badly on what it should know.
+
+    Compared with the retrained model of its arm on the retain set: what is unlearned from a model
+    that never learnt says nothing.
+    """
+    imported = manifest.get("imported")
+    lines = []
+    for sparsity in sparsities:
+        key = sparsity_key(sparsity)
+        in_place = bool(sparsity) and (config["prune"]["rewind_epoch"] < 0)
+        given = imported is not None and imported["sparsity"] == sparsity
+        found = [cells.get(name, {}).get(key) for name in ("original", "retrain")]
+        if not (in_place or given) or None in found:
+            continue
+        own, retrained = (cell["ra"]["mean"] for cell in found)
+        if own is None or retrained is None or own > retrained - RUINED:
+            continue
+        why = "pruning in place may have ruined it: prune less, or rewind and train again"
+        if given:
+            why = (
+                "its order of classes, its normalisation (model.channels) or its recipe (train.*) "
+                "may be others"
+            )
+        lines.append(
+            f"the original at sparsity {key} gets {100 * own:.1f}% of the retain set right, the "
+            f"retrained model {100 * retrained:.1f}%: {why}"
+        )
+    return lines
 
 
 def _warnings(arms: Arms, cells: dict, methods: list[str], sparsities: list[float]) -> list[str]:

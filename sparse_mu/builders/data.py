@@ -4,8 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparse_mu.builders.sources import gathered, read_source
+from sparse_mu.builders.streams import build_stream, open_files, stream_hashes
 from sparse_mu.config import ConfigError, Flat
-from sparse_mu.data import sources, splits
+from sparse_mu.data import duplicates, forget_files, forget_sets, splits
+from sparse_mu.data.splits import Split
+from sparse_mu.data.types import Source
+from sparse_mu.types import Streamed
 
 
 class Data(NamedTuple):
@@ -13,104 +18,170 @@ class Data(NamedTuple):
 
     Attributes:
         name: what the data are called in the report.
-        inputs: ``uint8[N + M, H, W, C]``.
+        inputs: ``uint8[N + M, H, W, C]``, or a stream of them.
         labels: ``int32[N + M]``.
         train_rows: N.
         class_names: K names.
+        trained: ``bool[N]``, rows that the original model trains on; all but under
+            ``dataset.unlearn_split_seed``, where N counts the rows of both splits.
         forget: ``bool[T, N]``, the forget set of each trial.
+        retain: ``bool[T, N]``, the retain set of each trial: the rest of its split.
         forgotten_classes: the classes each trial forgets as a whole; empty tuples otherwise.
+        copies: copies of forget images left among the others; None where they were not counted.
     """
 
     name: str
-    inputs: np.ndarray
+    inputs: np.ndarray | Streamed
     labels: np.ndarray
     train_rows: int
     class_names: tuple[str, ...]
+    trained: np.ndarray
     forget: np.ndarray
+    retain: np.ndarray
     forgotten_classes: tuple[tuple[int, ...], ...]
+    copies: duplicates.Report | None
 
 
 def build_data(flat: Flat) -> Data:
     """Reads the source, sets the tuning pool apart and draws each trial's forget set."""
-    name = flat["dataset.name"]
-    limit = flat["dataset.limit"] or None
-    if name == "digits":
-        source = _limited(sources.digits(), limit)
-    else:
-        source = sources.tfds_images(name, flat["dataset.data_dir"], limit)
-    train, pool = splits.hold_out(
-        source.train_labels, flat["dataset.validation"], flat["dataset.split_seed"]
-    )
-    if flat["dataset.pool"] == "tuning":
-        # a third of the pool is its test part; neither meets a reported row
-        kept, tested = splits.hold_out(
-            source.train_labels[pool], 1 / 3, flat["dataset.split_seed"] + 1
-        )
-        train, test = pool[kept], pool[tested]
-        test_inputs, test_labels = source.train_inputs[test], source.train_labels[test]
-    else:
-        test_inputs, test_labels = source.test_inputs, source.test_labels
-    labels = source.train_labels[train]
-    forget, classes = _forget_sets(
-        flat, labels, train, len(source.train_labels), len(source.class_names)
-    )
+    files = open_files(flat) if flat["dataset.reading"] == "stream" else None
+    source = files.source if files else read_source(flat)
+    split, test_inputs, test_labels = _parts(flat, source)
+    forget, classes = _forget_sets(flat, source, split)
     if len(np.unique(test_labels)) < len(source.class_names):
         raise ConfigError(
             f"config.dataset.limit = {flat['dataset.limit']}: must leave test rows of every class"
         )
+    labels = np.concatenate([source.train_labels[split.rows], test_labels]).astype(np.int32)
+    if files:  # then inputs are the numbers of image files
+        stored = np.concatenate([source.train_inputs[split.rows], test_inputs])
+        inputs = build_stream(flat, files, stored, labels)
+    else:
+        inputs = gathered(source.train_inputs, split.rows, test_inputs)
+    retain = split.unlearned & ~forget
+    copies = None
+    if flat["forget.duplicates"] == "count":
+        copies = duplicates.find_copies(_hashes(flat, inputs), forget, retain)
+        copies = _named(copies, split.rows, source)
     return Data(
         name=source.name,
-        inputs=np.concatenate([source.train_inputs[train], test_inputs]),
-        labels=np.concatenate([labels, test_labels]).astype(np.int32),
-        train_rows=len(train),
+        inputs=inputs,
+        labels=labels,
+        train_rows=len(split.rows),
         class_names=source.class_names,
+        trained=split.trained,
         forget=forget,
+        retain=retain,
         forgotten_classes=classes,
+        copies=copies,
     )
 
 
-def _limited(source: sources.Source, limit: int | None) -> sources.Source:
-    if limit is None:
-        return source
-    tests = max(limit // 5, 1)
-    return source._replace(
-        train_inputs=source.train_inputs[:limit],
-        train_labels=source.train_labels[:limit],
-        test_inputs=source.test_inputs[:tests],
-        test_labels=source.test_labels[:tests],
-    )
+def _hashes(flat: Flat, inputs: np.ndarray | Streamed) -> duplicates.Hashes:
+    """Of all images."""
+    if isinstance(inputs, Streamed):
+        return stream_hashes(flat, inputs)
+    return duplicates.hashes(inputs)
+
+
+def _parts(flat: Flat, source: Source) -> tuple[Split, np.ndarray, np.ndarray]:
+    """The training rows, and inputs and labels of the test part."""
+    labels, seed = source.train_labels, flat["dataset.split_seed"]
+    fraction, unlearn_seed = flat["dataset.validation"], flat["dataset.unlearn_split_seed"]
+    train, pool = splits.hold_out(labels, fraction, seed)
+    if flat["dataset.pool"] == "tuning":
+        # a third of the pool is its test part; neither meets a reported row
+        kept, tested = splits.hold_out(labels[pool], 1 / 3, seed + 1)
+        test = pool[tested]
+        return splits.one_split(pool[kept]), source.train_inputs[test], labels[test]
+    split = splits.one_split(train)
+    if unlearn_seed >= 0:
+        split = splits.two_splits(labels, fraction, seed, unlearn_seed)
+    return split, source.test_inputs, source.test_labels
 
 
 def _forget_sets(
-    flat: Flat, labels: np.ndarray, rows: np.ndarray, stored: int, num_classes: int
+    flat: Flat, source: Source, split: Split
 ) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
+    """Each trial's forget set ``bool[T, N]``, and the classes it forgets as a whole."""
     trials, scenario = flat["trials"], flat["forget.scenario"]
+    rows = split.rows[split.unlearned]
+    labels = source.train_labels[rows]
+    seeds = [int(s) for s in np.random.SeedSequence(flat["seed"]).generate_state(trials)]
+    classes: tuple[tuple[int, ...], ...] = ((),) * trials
     try:
         if scenario == "class":
-            rotation = flat["forget.classes"] or tuple(range(num_classes))
-            chosen = [rotation[t % len(rotation)] for t in range(trials)]
-            sets = [splits.forget_class(labels, [c]) for c in chosen]
-            return np.stack(sets), tuple((int(c),) for c in chosen)
-        if scenario == "random":
+            sets, classes = _class_sets(flat, labels, source.class_names, seeds)
+        elif scenario == "random":
             count = flat["forget.count"] or None
             fraction = None if count else flat["forget.fraction"]
-            seeds = np.random.SeedSequence(flat["seed"]).generate_state(trials)
             sets = [
-                splits.forget_random(len(labels), count=count, fraction=fraction, seed=int(seed))
+                forget_sets.forget_random(len(rows), count=count, fraction=fraction, seed=seed)
                 for seed in seeds
             ]
-            return np.stack(sets), ((),) * trials
-        listed = splits.read_rows(flat["forget.file"])
-        wanted = np.flatnonzero(splits.forget_indices(listed, stored))
-        outside = wanted[~np.isin(wanted, rows)]
-        if len(outside):
-            raise ConfigError(
-                f"config.forget.file: {len(outside)} of {len(wanted)} rows, the first is row "
-                f"{outside[0]}, are not trained on here, they belong to the tuning pool; set "
-                "config.dataset.validation=0 to train on every row"
-            )
-        one = splits.forget_indices(np.searchsorted(rows, wanted), len(labels))
-        return np.tile(one, (trials, 1)), ((),) * trials
-    except splits.ForgetSetError as error:
+        else:
+            sets = [_listed_set(flat, source, rows)] * trials
+    except forget_sets.ForgetSetError as error:
         key = {"class": "classes", "random": "count or config.forget.fraction"}
-        raise ConfigError(f"config.forget.{key.get(scenario, 'file')}: {error}") from error
+        wrong = key.get(scenario, "file")
+        if scenario == "class" and flat["forget.count"]:
+            wrong += " or config.forget.count"
+        raise ConfigError(f"config.forget.{wrong}: {error}") from error
+    forget = np.zeros((trials, len(split.rows)), bool)
+    forget[:, split.unlearned] = np.stack(sets)
+    return forget, classes
+
+
+def _class_sets(
+    flat: Flat, labels: np.ndarray, class_names: tuple[str, ...], seeds: list[int]
+) -> tuple[list[np.ndarray], tuple[tuple[int, ...], ...]]:
+    """Whole classes, in turn, or ``forget.count`` rows of them; as many is the whole, too."""
+    entries = flat["forget.classes"] or tuple(range(len(class_names)))
+    meant = forget_sets.class_entries(entries, class_names)
+    chosen = [meant[trial % len(meant)] for trial in range(len(seeds))]
+    count = flat["forget.count"]
+    if not count:
+        return [forget_sets.forget_class(labels, of_trial) for of_trial in chosen], tuple(chosen)
+    sets = [
+        forget_sets.forget_within_classes(labels, of_trial, count=count, seed=seed)
+        for of_trial, seed in zip(chosen, seeds, strict=True)
+    ]
+    return sets, tuple(c if np.isin(labels, c).sum() == count else () for c in chosen)
+
+
+def _listed_set(flat: Flat, source: Source, rows: np.ndarray) -> np.ndarray:
+    """The rows of a file, as a membership of ``rows``."""
+    stored = len(source.train_labels)
+    listed = forget_files.read_listed(flat["forget.file"])
+    meant = forget_files.training_rows(listed, source.train_ids, source.train_rows, source.name)
+    wanted = np.flatnonzero(forget_sets.forget_indices(meant, stored))
+    outside = wanted[~np.isin(wanted, rows)]
+    if len(outside):
+        raise ConfigError(
+            f"config.forget.file: {len(outside)} of {len(wanted)} rows, the first is row "
+            f"{_number(source, outside[0])}, are not trained on here, they belong to the tuning "
+            "pool; set config.dataset.validation=0 to train on every row"
+        )
+    return forget_sets.forget_indices(np.searchsorted(rows, wanted), len(rows))
+
+
+def _number(source: Source, row: int) -> int:
+    """What number the user knows a training row by."""
+    return int(row if source.train_rows is None else source.train_rows[row])
+
+
+def _named(found: duplicates.Report, rows: np.ndarray, source: Source) -> duplicates.Report:
+    """The same with ids, or else numbers, of the training rows."""
+    ids = source.train_ids
+
+    def name(row: int | str) -> int | str:
+        stored = int(rows[int(row)])
+        return _number(source, stored) if ids is None else ids[stored]
+
+    def of_pair(pair: duplicates.Pair) -> duplicates.Pair:
+        copy = name(pair.copy) if pair.where == "retain" else pair.copy
+        return pair._replace(forget=name(pair.forget), copy=copy)
+
+    return found._replace(
+        trials=tuple(t._replace(first=tuple(map(of_pair, t.first))) for t in found.trials)
+    )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu import losses, pruning
+from sparse_mu import losses, pruning, streaming
 from sparse_mu.builders.data import Data
 from sparse_mu.builders.network import Network
 from sparse_mu.config import ConfigError, Flat
@@ -71,11 +71,12 @@ def _find_before(
 
     labels = data.labels[: data.train_rows]
     if method.startswith(("snip", "grasp")):
-        _check_rows(flat["prune.per_class"], labels, ~data.forget)
+        seen = np.concatenate([data.trained[None], data.retain])
+        _check_rows(flat["prune.per_class"], labels, seen)
 
     def rows_of(key: Key, members: np.ndarray) -> Batch:
         rows = pruning.score_rows(key, labels, flat["prune.per_class"], members)
-        inputs = prepare(jnp.asarray(data.inputs[rows]), key)
+        inputs = prepare(jnp.asarray(streaming.rows_of(data.inputs, rows)), key)
         return Batch(inputs, jnp.asarray(data.labels[rows]), jnp.ones(len(rows)))
 
     def find(model: Model, members: np.ndarray, keys: Key, sparsity: float) -> Masks:
@@ -120,9 +121,9 @@ def _find_before(
 
 
 def _check_rows(per_class: int, labels: np.ndarray, members: np.ndarray) -> None:
-    """Refuses more rows of a class than every trial's retain set has, before anything runs."""
-    for of_trial in members:
-        counts = np.bincount(labels[of_trial])
+    """Refuses more rows of a class than any of the sets has that it has, before anything runs."""
+    for of_set in members:
+        counts = np.bincount(labels[of_set])
         least = int(counts[counts > 0].min())
         if per_class > least:
             raise ConfigError(
