@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sparse_mu import pruning
@@ -18,7 +17,7 @@ from sparse_mu.config import Flat
 from sparse_mu.curvature import Convergence
 from sparse_mu.stages import Workdir, fingerprint
 from sparse_mu.training import FitResult, fit
-from sparse_mu.types import Dataset, Key, Masks, Model, Trials
+from sparse_mu.types import Dataset, Key, Masks, Model, Streamed, Trials
 
 STAGE_VERSION = 1  # raise by hand when a stage's meaning changes
 RESEED = 1_000_003  # folded into the trial key of the second retraining
@@ -78,12 +77,13 @@ class Run:
         self.x, self.workdir, self.on_progress = experiment, workdir, on_progress
         data = experiment.data
         self.trials = len(data.forget)
-        self.dataset = Dataset(
-            jnp.asarray(data.inputs[: data.train_rows]),
-            jnp.asarray(data.labels[: data.train_rows]),
-        )
-        self.shared = experiment.execution.put_shared(self.dataset)
-        self.everyone = np.ones_like(data.forget)
+        self.shared: Dataset | Streamed
+        if isinstance(data.inputs, Streamed):
+            self.shared = data.inputs  # its first rows are the training rows, too
+        else:
+            rows = Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
+            self.shared = experiment.execution.put_shared(rows)
+        self.trained = np.tile(data.trained, (self.trials, 1))
         self.keys = _keys(experiment.config["seed"], self.trials)
         self.fresh_keys = _keys(experiment.config["seed"], self.trials, reseed=True)
         draw = jax.jit(experiment.network.init)
@@ -92,7 +92,9 @@ class Run:
             for keys in (self.keys.init, self.fresh_keys.init)
         )
         self.dense = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), self.theta_0.params)
-        self.data_print = fingerprint(STAGE_VERSION, data.inputs, data.labels, data.forget)
+        # with one split, the forget sets say which rows are trained on and which are retained
+        sets = (data.forget,) if data.trained.all() else (data.forget, data.retain, data.trained)
+        self.data_print = fingerprint(STAGE_VERSION, data.inputs, data.labels, *sets)
         self.done, self.total = 0.0, self._plan()
 
     def _plan(self) -> float:
@@ -178,10 +180,16 @@ class Run:
         return Arm(method, sparsity, model, masks, rewind, stage.meta, stage.fingerprint)
 
     def config_of(self, *groups: str) -> Flat:
-        """The part of the config that lies under ``groups``, for fingerprints."""
-        config = self.x.config
+        """The part of the config that lies under ``groups``, for fingerprints.
+
+        Not the path of an imported model: what depends on it depends on its content.
+        """
         always = ("seed", "trials", "model.", "execution.")
-        return {key: value for key, value in config.items() if key.startswith((*groups, *always))}
+        return {
+            key: value
+            for key, value in self.x.config.items()
+            if key.startswith((*groups, *always)) and key != "model.checkpoint"
+        }
 
 
 def _units(method: Method) -> float:
@@ -268,7 +276,7 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
                 original.model,
                 original.masks,
                 forget=x.data.forget,
-                retain=~x.data.forget,
+                retain=x.data.retain,
                 keys=run.keys,
                 label=("unlearn", title(name, original.sparsity)),
                 only_first=only_first,

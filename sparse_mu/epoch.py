@@ -40,14 +40,16 @@ def as_they_are(inputs: PyTree, key: Key) -> PyTree:
     return inputs
 
 
-class _Order(NamedTuple):
+class Order(NamedTuple):
     """An epoch's rows of one set: the first ``count`` of ``rows`` are members."""
 
     rows: Array
     count: Array
 
 
-class _Carry(NamedTuple):
+class Carry(NamedTuple):
+    """What goes from step to step: a state, whether its trial is alive, the sums so far."""
+
     state: UnlearnState
     alive: Array
     stats: Stats
@@ -64,7 +66,7 @@ def epoch_order(members: Array, order_key: Key, epoch: Array) -> Array:
     return jnp.argsort(jnp.where(members, draws, jnp.inf))
 
 
-def _gather(dataset: Dataset, order: _Order, counted: Array, index: Array, size: int) -> Batch:
+def _gather(dataset: Dataset, order: Order, counted: Array, index: Array, size: int) -> Batch:
     """Batch ``index``; past the end the order starts again, and past ``counted`` at weight 0."""
     position = index * size + jnp.arange(size)
     rows = order.rows[position % jnp.maximum(order.count, 1)]
@@ -76,13 +78,25 @@ class Programs(NamedTuple):
     """The compiled pieces of an epoch: all of it, or its order, its batches and its steps apart.
 
     Apart, only the small pieces depend on the number of rows; the step, which is slow to compile,
-    serves data sets of any size.
+    serves data sets of any size. Rows that the host reads take ``prepare`` in place of ``take``.
+
+    Attributes:
+        whole: an epoch.
+        order: its orders, one per set, and how many steps it has.
+        take: the batches of one step, gathered and prepared.
+        prepare: the same of batches that are gathered already.
+        step: one step.
+        batch_size: rows of a set in one step.
+        paired: whether the shorter set starts again.
     """
 
     whole: Program
     order: Program
     take: Program
+    prepare: Program
     step: Program
+    batch_size: int
+    paired: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -96,31 +110,33 @@ def epoch_programs(
     """Programs of one step body; ``reads`` None hands it the one batch itself."""
     names = ("forget", "retain") if reads in ("both", "paired") else (reads or "retain",)
 
-    def draw(own: Trials, epoch: Array) -> tuple[_Order, ...]:
+    def draw(own: Trials, epoch: Array) -> tuple[Order, ...]:
         sets = (own.forget, own.retain) if len(names) == 2 else (own.retain,)
         return tuple(
-            _Order(epoch_order(members, own.order_key, epoch), jnp.sum(members)) for members in sets
+            Order(epoch_order(members, own.order_key, epoch), jnp.sum(members)) for members in sets
         )
 
-    def longest(orders: tuple[_Order, ...]) -> Array:
+    def longest(orders: tuple[Order, ...]) -> Array:
         return functools.reduce(jnp.maximum, [order.count for order in orders])
 
-    def steps_of(orders: tuple[_Order, ...]) -> Array:
+    def steps_of(orders: tuple[Order, ...]) -> Array:
         return -(-longest(orders) // batch_size)
 
-    def take(own: Trials, orders: tuple[_Order, ...], shared: tuple) -> tuple:
+    def take(own: Trials, orders: tuple[Order, ...], shared: tuple) -> tuple:
         """The batches of one step, and whether the trial has such a step."""
         dataset, epoch, index = shared
-        key = jax.random.fold_in(jax.random.fold_in(own.order_key, 1), epoch)
-        key = jax.random.fold_in(key, index)
         batches = []
         for order in orders:
             counted = longest(orders) if reads == "paired" else order.count
-            batch = _gather(dataset, order, counted, index, batch_size)
-            batches.append(batch._replace(inputs=prepare(batch.inputs, key)))
-        return batches, index < steps_of(orders)
+            batches.append(_gather(dataset, order, counted, index, batch_size))
+        return prepared(own, batches, epoch, index), index < steps_of(orders)
 
-    def advance(carry: _Carry, batches: list[Batch], has_step: Array) -> _Carry:
+    def prepared(own: Trials, batches: list[Batch], epoch: Array, index: Array) -> list[Batch]:
+        key = jax.random.fold_in(jax.random.fold_in(own.order_key, 1), epoch)
+        key = jax.random.fold_in(key, index)
+        return [batch._replace(inputs=prepare(batch.inputs, key)) for batch in batches]
+
+    def advance(carry: Carry, batches: list[Batch], has_step: Array) -> Carry:
         """Steps, unless the trial has finished or diverged: then it is held."""
         # prepared whole, then split: what a row becomes does not depend on the devices
         batches = [execution.put_batch(batch) for batch in batches]
@@ -134,11 +150,11 @@ def epoch_programs(
         hold = functools.partial(jax.tree.map, lambda new, old: jnp.where(taken, new, old))
         alive = carry.alive & (stats.finite | ~active)
         sums = jax.tree.map(lambda total, new: total + jnp.where(taken, new, 0), carry.stats, stats)
-        return _Carry(hold(state, carry.state), alive, sums._replace(finite=alive))
+        return Carry(hold(state, carry.state), alive, sums._replace(finite=alive))
 
-    def begin(state: UnlearnState, alive: Array) -> _Carry:
+    def begin(state: UnlearnState, alive: Array) -> Carry:
         zero = jnp.zeros((), jnp.float32)
-        return _Carry(state, alive, Stats(zero, zero, zero, alive))
+        return Carry(state, alive, Stats(zero, zero, zero, alive))
 
     def whole(started: tuple, own: Trials, shared: tuple) -> tuple:
         dataset, epoch = shared
@@ -161,7 +177,12 @@ def epoch_programs(
         trial, orders = own
         return take(trial, orders, shared)
 
-    def one_step(carry: _Carry, own: tuple, shared: tuple) -> _Carry:
+    def prepare_one(started: tuple, own: tuple, shared: tuple) -> tuple:
+        del started
+        trial, batches, has_step = own
+        return prepared(trial, batches, *shared), has_step
+
+    def one_step(carry: Carry, own: tuple, shared: tuple) -> Carry:
         del shared
         return advance(carry, *own)
 
@@ -169,7 +190,10 @@ def epoch_programs(
         whole=execution.compile(whole, donate=True),
         order=execution.compile(order, donate=False),
         take=execution.compile(take_one, donate=False),
+        prepare=execution.compile(prepare_one, donate=False),
         step=execution.compile(one_step, donate=True),
+        batch_size=batch_size,
+        paired=reads == "paired",
     )
 
 
@@ -190,13 +214,13 @@ def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Ex
     return execution.compile(held, donate=False)
 
 
-def _first_carry(execution: Execution, started: tuple) -> _Carry:
+def first_carry(execution: Execution, started: tuple) -> Carry:
     """The carry before an epoch's first step, made outside the programs."""
     state, alive = started
     zeros = execution.put_state(np.zeros(execution.group, np.float32))
     # each sum gets its own buffer: a donated carry may not hold one array twice
     stats = Stats(jnp.copy(zeros), jnp.copy(zeros), jnp.copy(zeros), alive)
-    return _Carry(state, jnp.copy(alive), stats)
+    return Carry(state, jnp.copy(alive), stats)
 
 
 @functools.lru_cache(maxsize=64)
@@ -231,7 +255,7 @@ def compile_ahead(
     else:
         orders, _ = programs.order((), own, shared)
         batches = programs.take((), (own, orders), (*shared, np.int32(0)))
-        programs.step.lower(_first_carry(execution, started), batches, ()).compile()
+        programs.step.lower(first_carry(execution, started), batches, ()).compile()
     if last is not None:
         last.lower(started[0], (), ()).compile()
     return time.perf_counter() - began
@@ -244,7 +268,7 @@ def run_epoch(
     if execution.loop == "compiled":
         return programs.whole(started, own, shared)
     orders, steps = programs.order((), own, shared)
-    carry = _first_carry(execution, started)
+    carry = first_carry(execution, started)
     for index in range(int(np.max(execution.get(steps)))):
         batches = programs.take((), (own, orders), (*shared, np.int32(index)))
         carry = programs.step(carry, batches, ())

@@ -15,7 +15,7 @@ import numpy as np
 
 from sparse_mu import checkpoint
 from sparse_mu.config import ConfigError, Flat
-from sparse_mu.types import PyTree
+from sparse_mu.types import PyTree, Streamed
 
 _CONFIG, _LOCK = "config.json", "lock"
 
@@ -25,9 +25,10 @@ class WorkdirError(Exception):
 
 
 def fingerprint(*parts: object) -> str:
-    """A short digest of JSON-able parts and arrays: everything a stage's result depends on."""
+    """A short digest of JSON-able parts, arrays and streams: what a stage's result depends on."""
     digest = hashlib.sha256()
     for part in parts:
+        part = part.digest if isinstance(part, Streamed) else part
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).tobytes())

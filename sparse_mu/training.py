@@ -1,8 +1,9 @@
 """``fit``: the only loop over steps, for training, retraining and every unlearner.
 
 An epoch is one compiled program over device-resident data: it draws the order of the rows, gathers
-each batch, prepares it (crop, flip) and steps; its pieces are in :mod:`sparse_mu.epoch`. Here they
-run: group after group of trials, epoch after epoch.
+each batch, prepares it (crop, flip) and steps; its pieces are in :mod:`sparse_mu.epoch`, and
+:mod:`sparse_mu.streaming` runs them over data that are read as they are needed. Here epochs run:
+group after group of trials, one after another.
 """
 
 import time
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparse_mu import streaming
 from sparse_mu.epoch import (
     Prepare,
     Programs,
@@ -36,6 +38,7 @@ from sparse_mu.types import (
     PyTree,
     Reads,
     StepFn,
+    Streamed,
     Trials,
     Unlearner,
 )
@@ -109,7 +112,7 @@ def fit(
     masks: Masks,
     keys: Key,
     trials: Trials,
-    dataset: Dataset,
+    dataset: Dataset | Streamed,
     *,
     batch_size: int,
     epochs: int,
@@ -131,7 +134,8 @@ def fit(
         masks: ``[T]`` masks.
         keys: ``key[T]``, the trials' keys.
         trials: which rows each trial forgets and retains, and the keys of its orders.
-        dataset: device-resident rows, shared; placed by ``execution.put_shared``.
+        dataset: device-resident rows, shared; placed by ``execution.put_shared``. Or rows that are
+            read as the steps need them, augmented anew by every trial and epoch.
         batch_size: rows per step.
         epochs: the epoch to run to (exclusive).
         execution: where and how.
@@ -180,6 +184,8 @@ def fit(
     results, snapshots, stats_of = [], {epoch: [] for epoch in snapshot_epochs}, []
     began = time.perf_counter()
     done, compiling, known = 0, 0.0, set()
+    resident, streamed = (compile_ahead, run_epoch), (streaming.compile_ahead, streaming.run_epoch)
+    compile_pass, run_pass = streamed if isinstance(dataset, Streamed) else resident
 
     def go(way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int) -> tuple:
         nonlocal done, compiling
@@ -187,9 +193,9 @@ def fit(
         shared = (dataset, np.int32(epoch))
         if way not in known:
             known.add(way)
-            compiling += compile_ahead(way.programs, execution, then, started, own, shared)
+            compiling += compile_pass(way.programs, execution, then, started, own, shared)
         done += 1
-        return run_epoch(way.programs, execution, started, own, shared)
+        return run_pass(way.programs, execution, started, own, shared)
 
     for first in range(0, count, execution.group):
         index = np.arange(first, first + execution.group)

@@ -4,7 +4,7 @@ Nothing here computes. Every type is a ``NamedTuple`` of arrays (so it is a pytr
 ``Protocol`` of a pure function. A *trial* is one seed and one forget set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 import chex
@@ -221,6 +221,40 @@ class Dataset(NamedTuple):
 
     inputs: Array
     labels: Array
+
+
+class ReadFn(Protocol):
+    """Reads rows from where they are kept."""
+
+    def __call__(
+        self, rows: np.ndarray, draw: tuple[int, ...] | None, passes: np.ndarray | None = None
+    ) -> Iterator[np.ndarray]:
+        """``int[S, B]`` row numbers to S arrays ``[B, ...]``, one after another.
+
+        ``draw`` are whole numbers that the augmentation of a row is drawn from, together with the
+        row's own and with its pass, ``int[S, B]``: how often the order has started again before
+        (None: 0 everywhere). ``draw`` None reads un-augmented. What a row becomes depends on
+        nothing else.
+        """
+        ...
+
+
+class Streamed(NamedTuple):
+    """Rows that memory does not hold, in place of a :class:`Dataset`: read when they are needed.
+
+    Attributes:
+        shape: ``(N, ...)``, of the array that all un-augmented rows would make.
+        labels: ``int32[N]``.
+        read: reads rows, in batches.
+        digest: stands for the rows where a result depends on them.
+        dtype: of what is read.
+    """
+
+    shape: tuple[int, ...]
+    labels: np.ndarray
+    read: ReadFn
+    digest: str
+    dtype: type = np.uint8
 
 
 class Trials(NamedTuple):

@@ -11,13 +11,18 @@ Rows = NDArray[np.intp]
 def finite(name: str, values: ArrayLike) -> Floats:
     """Returns values as float64 with at least one axis; raises if one is not finite."""
     values = np.atleast_1d(np.asarray(values, np.float64))
-    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    if bad.any():
-        raise ValueError(f"{name} of {bad.sum()} rows are not finite, first row {bad.argmax()}")
+    check_finite(name, values)
     return values
 
 
-def class_labels(logits: Floats, labels: ArrayLike) -> Labels:
+def check_finite(name: str, values: NDArray) -> None:
+    """Raises if one of values [N, ...] is not finite."""
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        raise ValueError(f"{name} of {bad.sum()} rows are not finite, first row {bad.argmax()}")
+
+
+def class_labels(logits: NDArray, labels: ArrayLike) -> Labels:
     """Returns the labels; raises unless logits are [N, K >= 2] and labels int[N] in [0, K)."""
     labels = np.asarray(labels)
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:

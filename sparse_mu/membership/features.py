@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr, logsumexp
 
-from sparse_mu.membership.checks import Floats, Labels, Rows, class_labels, finite
+from sparse_mu.membership.checks import (
+    Floats,
+    Labels,
+    Rows,
+    check_finite,
+    class_labels,
+    finite,
+)
 
 _FLOOR = float(np.log(1e-30))  # what stands for log 0
+_AT_ONCE = 2**24  # logits scored at once; in float64 they and what is made of them take 1 GB
 
 
 class Feature(Protocol):
@@ -62,12 +70,26 @@ def margin(logits: ArrayLike, labels: ArrayLike) -> Floats:
     Raises:
         ValueError: a shape does not fit, a label is no class, or a logit is not finite.
     """
-    logits = finite("logits", logits)
-    labels = class_labels(logits, labels)
+    return _in_pieces(_margin, logits, labels)
+
+
+def _margin(logits: Floats, labels: Labels) -> Floats:
     rows = np.arange(labels.size)
     others = logits.copy()
     others[rows, labels] = -np.inf
     return logits[rows, labels] - logsumexp(others, axis=1)
+
+
+def _in_pieces(
+    score: Callable[[Floats, Labels], Floats], logits: ArrayLike, labels: ArrayLike
+) -> Floats:
+    """A score of logits, row by row, a piece at a time: in float64 all may not fit in memory."""
+    logits = np.asarray(logits)
+    check_finite("logits", np.atleast_1d(logits))
+    classes = class_labels(logits, labels)
+    rows = max(1, _AT_ONCE // logits.shape[1])
+    pieces = [slice(start, start + rows) for start in range(0, max(len(logits), 1), rows)]
+    return np.concatenate([score(logits[p].astype(np.float64), classes[p]) for p in pieces])
 
 
 def correctness(probabilities: Floats, labels: Labels) -> Floats:
@@ -153,7 +175,7 @@ def by_row(scores: ArrayLike) -> Evidence:
 def evidence_of(feature: str, logits: ArrayLike, labels: ArrayLike) -> Evidence:
     """Returns the evidence of a feature by name.
 
-    All rows are scored at once, but for the features in `PER_POOL`: they score shadow members,
+    All rows are scored together, but for the features in `PER_POOL`: they score shadow members,
     shadow non-members, target members and target non-members each by themselves.
 
     Args:
@@ -170,8 +192,9 @@ def evidence_of(feature: str, logits: ArrayLike, labels: ArrayLike) -> Evidence:
     """
     if feature not in FEATURES:
         raise ValueError(f"unknown feature {feature!r}, want one of {', '.join(FEATURES)}")
-    score, probabilities = FEATURES[feature], softmax(logits)
-    classes = class_labels(probabilities, labels)
+    score = FEATURES[feature]
     if feature in PER_POOL:
+        probabilities = softmax(logits)
+        classes = class_labels(probabilities, labels)
         return Evidence(classes.size, lambda rows: score(probabilities[rows], classes[rows]))
-    return by_row(score(probabilities, classes))
+    return by_row(_in_pieces(lambda piece, of: score(softmax(piece), of), logits, labels))

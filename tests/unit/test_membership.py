@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from sparse_mu import membership
-from sparse_mu.membership import attack, svc
+from sparse_mu.membership import attack, features, svc
 
 SHARED = pathlib.Path(
     os.environ.get("SPARSE_MU_SHARED", pathlib.Path(__file__).parents[2].parent / "shared")
@@ -120,6 +120,20 @@ def test_official_modified_entropy_floors_what_is_zero_in_float32():
     probabilities = np.array([[1.0, 0.0], [1.0, small], [1.0, 1e-60]])
     found = membership.modified_entropy_official(probabilities, np.array([1, 1, 1]))
     np.testing.assert_allclose(found, [-floor, -np.log(small), -floor], rtol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+@pytest.mark.parametrize("feature", sorted(set(membership.FEATURES) - membership.PER_POOL))
+def test_scores_of_pieces_are_those_of_the_whole(monkeypatch, feature, rows):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=5, size=(40, 10)).astype(np.float32)
+    labels = rng.integers(0, 10, 40)
+    scored = membership.FEATURES[feature](membership.softmax(logits), labels)
+    margins = membership.margin(logits, labels)
+    monkeypatch.setattr(features, "_AT_ONCE", 10 * rows)
+    of_pieces = membership.evidence_of(feature, logits, labels).scores(np.arange(40))
+    np.testing.assert_array_equal(of_pieces, scored)
+    np.testing.assert_array_equal(membership.margin(logits, labels), margins)
 
 
 def test_margin_is_the_logit_of_the_confidence():
