@@ -1,4 +1,7 @@
-"""Finished stages on disk: an orbax tree and a JSON of scalars, complete or not there at all."""
+"""Orbax: finished stages on disk, and models that somebody else saved.
+
+A stage is an orbax tree and a JSON of scalars, complete or not there at all.
+"""
 
 import contextlib
 import json
@@ -12,14 +15,14 @@ import jax
 import numpy as np
 
 from sparse_mu import trees
-from sparse_mu.types import PyTree
+from sparse_mu.types import Masks, Model, PyTree
 
 _TREE, _META = "tree", "meta.json"
 LONGEST_REASON = 200  # characters
 
 
 class CheckpointError(Exception):
-    """A stage on disk that cannot be read or does not fit what is asked of it."""
+    """A tree on disk that cannot be read or does not fit what is asked of it."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -98,6 +101,89 @@ def restore(folder: Path, like: PyTree) -> tuple[PyTree, dict]:
         raise CheckpointError(reason) from error
     leaves = [np.asarray(restored[name]) for name in plain]  # jax would sort the names
     return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+def read_model(folder: Path, like: Model) -> tuple[Model, Masks | None]:
+    """Reads a trained model that another program saved with orbax.
+
+    Understood are ``{"params": ..., "batch_stats": ...}``, a saved :class:`Model`
+    (``{"params": ..., "net_state": {...}}``), and either among other entries, as in a training
+    state; those others (the optimiser's, a step) are left unread. Structure and shapes are compared
+    with the metadata before any array is read.
+
+    Args:
+        folder: what orbax wrote, the folder that holds ``_METADATA``.
+        like: a model of the network (or ``jax.ShapeDtypeStruct``s).
+
+    Returns:
+        The model as numpy arrays, floats of any width cast to the types of ``like``, and the
+        entry ``"masks"``, a tree of bools like the parameters, or None where there is none.
+
+    Raises:
+        CheckpointError: if it cannot be read, or naming the first leaf that does not fit.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder.absolute()).item_metadata
+            if metadata is None:
+                raise CheckpointError(f"{folder}: is no orbax checkpoint{_nearby(folder)}")
+            item = _asked_of(folder, metadata.tree, like)
+            as_stored = ocp.args.PyTreeRestore(
+                item=item,
+                restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
+                partial_restore=True,
+            )
+            found = checkpointer.restore(folder.absolute(), args=as_stored)
+    # the last two: metadata that are JSON of another form
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {_reason(error)}") from error
+    params, masks = found.pop("params"), found.pop("masks", None)
+    state = found.get("net_state", found) if like.net_state else like.net_state
+    given = Model(params, state)
+    model = jax.tree.map(lambda leaf, wanted: np.asarray(leaf, wanted.dtype), given, like)
+    return model, masks
+
+
+def _nearby(folder: Path) -> str:
+    """Where a checkpoint stands below a folder that is none: those of a manager, one per step."""
+    below = [*folder.glob("*/_METADATA"), *folder.glob("*/*/_METADATA")]
+    if not below:
+        return ""
+    last = max(below, key=lambda file: (len(str(file)), str(file)))  # steps are numbers
+    return f"; give the folder of one step, such as {last.parent}"
+
+
+def _asked_of(folder: Path, stored: PyTree, like: Model) -> dict:
+    """The part of a stored tree that makes a model, once it fits ``like``; leaves as stored."""
+    if not isinstance(stored, Mapping) or "params" not in stored:
+        entries = f"has {', '.join(map(str, stored))}" if isinstance(stored, Mapping) else "is none"
+        raise CheckpointError(f"{folder}: must hold a dict with 'params', and {entries}")
+    wanted: dict = {"params": like.params}
+    part = {"params": stored["params"]}
+    if "net_state" in stored and like.net_state:
+        wanted["net_state"], part["net_state"] = like.net_state, stored["net_state"]
+    else:
+        wanted |= like.net_state
+        part |= {name: stored[name] for name in like.net_state if name in stored}
+    if "masks" in stored:
+        wanted["masks"] = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, bool), like.params
+        )
+        part["masks"] = stored["masks"]
+    if difference := trees.describe_mismatch(part, wanted, dtypes=False):
+        raise CheckpointError(f"{folder} does not fit the network: {difference}")
+    for name, leaf, expected in zip(
+        trees.leaf_names(part), jax.tree.leaves(part), jax.tree.leaves(wanted), strict=True
+    ):
+        kind = jax.numpy.bool_ if expected.dtype == bool else jax.numpy.floating
+        if not jax.numpy.issubdtype(leaf.dtype, kind):
+            raise CheckpointError(
+                f"{folder} does not fit the network: leaf '{name}' has dtype {leaf.dtype}, "
+                f"expected {expected.dtype}"
+            )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Unlearned models as files that other programs read: PyTorch state dicts in safetensors."""
+"""Models of a run as files that other programs read: PyTorch state dicts in safetensors."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -6,15 +6,16 @@ import jax
 import numpy as np
 
 from sparse_mu import masks as mask_trees
-from sparse_mu import membership, metrics
+from sparse_mu import membership, metrics, trees
 from sparse_mu.acts import Arm, Run, title
 from sparse_mu.evaluation import predict
+from sparse_mu.types import Masks
 
 GAP_METRICS = ("ua", "ra", "ta", "mia_efficacy")
 HUGE = 1e30  # stands for a logit that is not finite
 
 
-def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
+def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
     """The rows of one arm, without gaps: metrics of each trial on un-augmented images."""
     x, data = run.x, run.x.data
     run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
@@ -28,14 +29,16 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
     )
     # a finite model can still be too large to compute with: that trial has diverged too
     overflowed = [not np.isfinite(of_trial).all() for of_trial in logits]
-    logits = np.nan_to_num(logits, nan=0.0, posinf=HUGE, neginf=-HUGE)
-    pruned, prunable = jax.vmap(mask_trees.pruned, out_axes=(0, None))(arm.masks)
+    if any(overflowed):  # in place: of ImageNet they are gigabytes
+        np.nan_to_num(logits, copy=False, nan=0.0, posinf=HUGE, neginf=-HUGE)
+    sparsity = _mask_sparsity(arm.masks)
     test = np.arange(len(data.labels)) >= data.train_rows
 
     def of_trial(trial: int) -> dict:
-        forget = np.zeros(len(data.labels), bool)
+        forget, retain = np.zeros((2, len(data.labels)), bool)
         forget[: data.train_rows] = data.forget[trial]
-        members = {"retain": ~forget & ~test, "forget": forget, "test": test}
+        retain[: data.train_rows] = data.retain[trial]
+        members = {"retain": retain, "forget": forget, "test": test}
         classes = data.forgotten_classes[trial]
         given = {**members, "forgotten_classes": classes}
         judged = metrics.row_metrics(logits[trial], data.labels, **given)
@@ -55,9 +58,9 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
             "seed": x.config["seed"],
             "forgotten_classes": list(classes),
             "n_forget": int(forget.sum()),
-            "n_retain": int(members["retain"].sum()),
+            "n_retain": int(retain.sum()),
             **{key: value if np.isfinite(value) else None for key, value in judged.items()},
-            "mask_sparsity": int(pruned[trial]) / int(prunable),
+            "mask_sparsity": sparsity[trial],
             "diverged": arm.meta["diverged"][trial] or overflowed[trial],
             "models": arm.fingerprint,
             **{
@@ -72,6 +75,15 @@ def judge(run: Run, arm: Arm, prune_seconds: float) -> list[dict]:
         rows = list(pool.map(of_trial, range(run.trials)))
     run.done += 3
     return rows
+
+
+def _mask_sparsity(masks: Masks) -> list[float]:
+    """Fraction of the convolution weights of each trial that is pruned; 0 where there are none."""
+    leaves = jax.tree.leaves(masks)
+    if not any(trees.convolution_kernels("", leaf[0]) for leaf in leaves):
+        return [0.0] * len(leaves[0])
+    pruned, prunable = jax.vmap(mask_trees.pruned, out_axes=(0, None))(masks)
+    return [int(of_trial) / int(prunable) for of_trial in pruned]
 
 
 def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> list[dict]:
@@ -108,7 +120,7 @@ def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
         if (arm.method, arm.sparsity) in known:
             run.done += 3
             continue
-        judged = judge(run, arm, cost[arm.sparsity])
+        judged = judge(run, arm, cost.get(arm.sparsity, 0.0))
         known[arm.method, arm.sparsity] = judged
         new = with_gaps(judged, known)
         run.workdir.append_rows(new, rows)

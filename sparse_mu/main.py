@@ -13,7 +13,7 @@ from sparse_mu import arguments, builders, manifest, stages, terminal
 from sparse_mu import run as pipeline
 from sparse_mu.checkpoint import CheckpointError
 from sparse_mu.config import ConfigError, Flat
-from sparse_mu.data.sources import DataError
+from sparse_mu.data.types import DataError
 from sparse_mu.interop import StateDictError
 
 TROUBLE = (DataError, stages.WorkdirError, CheckpointError, StateDictError, OSError)
@@ -47,7 +47,7 @@ def _experiment(folder: Path, flat: Flat, export: bool) -> dict:
         experiment = builders.build(flat)
         with stages.held(folder, flat) as workdir:
             rows, digests = pipeline.run_all(experiment, workdir, bar.update, export=export)
-            described = manifest.describe(experiment.data.name, digests)
+            described = manifest.describe(experiment.data, digests, experiment.imported)
             return manifest.write_derived(workdir, rows, flat, described)
 
 

@@ -8,12 +8,14 @@ from sparse_mu.summary import REFERENCES, sparsity_key
 
 def reading(summary: dict) -> str:
     """What the disparities say, in two sentences."""
-    sparsities = summary["sparsities"]
     methods = [method for method in summary["methods"] if method not in REFERENCES]
+    tried = {key for method in methods for key in summary["cells"][method]}
+    # the dense arm of an imported sparse model has targets alone
+    arms = [sparsity for sparsity in summary["sparsities"] if sparsity_key(sparsity) in tried]
+    sparsities = arms or summary["sparsities"]
     first = _said(summary, methods, sparsities[0])
     if len(sparsities) == 1:
-        count = len(summary["warnings"])
-        return f"{first}. Warnings: {count or 'none'}."
+        return f"{first}."
     last = _said(summary, methods, sparsities[-1])
     if sparsities[0] > 0:
         return f"{first}. {last}."
@@ -38,7 +40,13 @@ def _said(summary: dict, methods: Sequence[str], sparsity: float) -> str:
     if not found:
         return f"{where} no method was compared with retraining"
     floor = summary["noise_floor"].get(key)
-    known = f" ({100 * floor['value']:.2f} points)" if floor else ""
+    known = f" of {100 * floor['value']:.2f} points" if floor else ""
+    before = summary["disparity"].get("original", {}).get(key, {}).get("retrain", {})
+    if before.get("within_floor"):
+        return (
+            f"{where} the original, which forgot nothing, is within the noise floor{known} too: "
+            "these figures cannot tell forgetting from not forgetting"
+        )
     within = [method for method, value in found.items() if value["within_floor"]]
     if within:
         listed = ", ".join(within) + (" is" if len(within) == 1 else " are")

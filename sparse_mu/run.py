@@ -9,6 +9,7 @@ import numpy as np
 from sparse_mu.acts import Arm, OnProgress, Run, title, train, unlearn
 from sparse_mu.builders import Experiment
 from sparse_mu.export import write_models
+from sparse_mu.imported_arm import import_original
 from sparse_mu.judge import evaluate
 from sparse_mu.pruned_arms import prune
 from sparse_mu.stages import Workdir, fingerprint
@@ -16,23 +17,35 @@ from sparse_mu.types import PyTree
 
 
 def arms(run: Run) -> Iterator[Arm]:
-    """Every arm of the experiment, each target before the methods that are compared with it."""
-    kept, everyone = ~run.x.data.forget, run.everyone
-    original = train(run, "original", 0.0, masks=run.dense, retain=everyone)
+    """Every arm of the experiment, each target before the methods that are compared with it.
+
+    An imported model that is pruned already is the original of its sparse arm. Then the dense arm
+    has the retrained models alone, which are targets, and no model has a mask found without the
+    forget set: how the imported mask was found is not known.
+    """
+    kept, trained, given = run.x.data.retain, run.trained, run.x.imported
+    if given is None:
+        original = train(run, "original", 0.0, masks=run.dense, retain=trained)
+    else:
+        original = import_original(run, given)
+    is_dense = original.sparsity == 0
     retrained = train(run, "retrain", 0.0, masks=run.dense, retain=kept)
-    yield from (original, retrained)
+    yield from (original, retrained) if is_dense else (retrained,)
     yield train(run, "retrain_reseeded", 0.0, masks=run.dense, retain=kept, reseeded=True)
-    for name in run.x.methods:
+    for name in run.x.methods if is_dense else ():
         yield unlearn(run, name, original)
     for sparsity in run.x.sparsities:
-        sparse = prune(run, "original", sparsity, dense=original, retain=everyone)
+        sparse = original
+        if is_dense:
+            sparse = prune(run, "original", sparsity, dense=original, retain=trained)
         same = {"masks": sparse.masks, "retain": kept, "depends_on": (sparse.fingerprint,)}
         yield sparse
         same_mask = train(run, "retrain", sparsity, **same)
         yield same_mask
-        if run.x.pruner.data_free:  # a mask that saw no data is the same without the forget set
+        if is_dense and run.x.pruner.data_free:
+            # a mask that saw no data is the same without the forget set
             yield same_mask._replace(method="retrain_repruned")
-        else:
+        elif is_dense:
             yield prune(run, "retrain_repruned", sparsity, dense=retrained, retain=kept)
         yield train(run, "retrain_reseeded", sparsity, **same, reseeded=True)
         for name in run.x.methods:
@@ -48,12 +61,12 @@ def run_all(
         experiment: what to run.
         workdir: where.
         on_progress: told what is being done.
-        export: whether the unlearned and the retrained models are written as files too.
+        export: whether the original, unlearned and retrained models are written as files too.
     """
     run = Run(experiment, workdir, on_progress)
     all_arms = list(arms(run))
     if export:
-        asked = {*experiment.methods, "retrain"}
+        asked = {*experiment.methods, "original", "retrain"}
         chosen = [arm for arm in all_arms if arm.method in asked]
         write_models(chosen, workdir.path / "models", experiment.network.channels)
     data = experiment.data

@@ -9,6 +9,7 @@ import jax
 
 from sparse_mu.builders.data import Data, build_data
 from sparse_mu.builders.executions import build_executions, start_backend
+from sparse_mu.builders.imported import Imported, build_imported
 from sparse_mu.builders.methods import Method, build_method, build_training
 from sparse_mu.builders.network import Network, build_network
 from sparse_mu.builders.pruner import Pruner, build_pruner
@@ -20,12 +21,14 @@ from sparse_mu.types import Execution, Key
 __all__ = [
     "Data",
     "Experiment",
+    "Imported",
     "Method",
     "Network",
     "Pruner",
     "build",
     "build_data",
     "build_executions",
+    "build_imported",
     "build_method",
     "build_network",
     "build_pruner",
@@ -42,10 +45,12 @@ class Experiment(NamedTuple):
     Attributes:
         data: rows and forget sets.
         network: the network.
+        imported: the user's own model, the original of every trial; None to train one.
         training: the recipe of the original and of every retrained model.
         methods: the unlearning methods by name, in the order of the config.
         pruner: how sparse arms come by their masks.
-        sparsities: sparse arms beside the dense one, ascending.
+        sparsities: sparse arms beside the dense one, ascending; of an imported model that is
+            pruned already its own.
         rewind_epoch: epoch that pruning goes back to, None for pruning in place.
         prepare_train: bytes to network inputs in training (crop, flip).
         prepare_eval: the same in evaluation, un-augmented.
@@ -57,6 +62,7 @@ class Experiment(NamedTuple):
 
     data: Data
     network: Network
+    imported: Imported | None
     training: Method
     methods: dict[str, Method]
     pruner: Pruner
@@ -86,23 +92,28 @@ def build(flat: Flat) -> Experiment:
 
     Raises:
         ConfigError: if the forget set, the network or the data do not fit each other.
-        sparse_mu.data.sources.DataError: if the data set is missing or cannot be read.
+        sparse_mu.checkpoint.CheckpointError, sparse_mu.interop.StateDictError: if the model to
+            import cannot be read or is not the network's.
+        sparse_mu.data.types.DataError: if the data set is missing or cannot be read.
     """
     data = build_data(flat)
     execution, alone, judging = build_executions(flat)
     network = build_network(flat, data, execution.axis_name)
+    imported = build_imported(flat, network)
+    sparsities = tuple(sorted(s for s in flat["prune.sparsities"] if s > 0))
     class_wise = data.forgotten_classes if any(data.forgotten_classes) else ()
     cropped = flat["train.augment"] == "crop_flip"
     rewind = flat["prune.rewind_epoch"]
     return Experiment(
         data=data,
         network=network,
+        imported=imported,
         training=build_training(flat, network),
         methods={
             name: build_method(name, flat, network, class_wise) for name in flat["unlearn.methods"]
         },
         pruner=build_pruner(flat, data, network, plain_images),
-        sparsities=tuple(sorted(s for s in flat["prune.sparsities"] if s > 0)),
+        sparsities=(imported.sparsity,) if imported and imported.sparsity else sparsities,
         rewind_epoch=None if rewind < 0 else rewind,
         prepare_train=cropped_images if cropped else plain_images,
         prepare_eval=plain_images,

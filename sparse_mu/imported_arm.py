@@ -1,0 +1,41 @@
+"""The act that imports: the user's own model in the place of the trained original."""
+
+import jax
+import numpy as np
+from absl import logging
+
+from sparse_mu.acts import Arm, Run
+from sparse_mu.builders import Imported
+from sparse_mu.types import Masks, Model
+
+
+def import_original(run: Run, given: Imported) -> Arm:
+    """The original arm of an imported model: every trial gets the same weights and masks.
+
+    It has no early weights (its ``rewind`` is the trial's own theta_0, which nothing goes back to)
+    and no known seconds. The stage depends on the arrays of the model, not on where they lie.
+    """
+    pool = run.x.config["dataset.validation"]
+    if pool:
+        logging.warning(
+            "the imported model may have been trained on the tuning pool, %g of each class, which "
+            "this run takes as not trained on; set config.dataset.validation=0 if it was",
+            pool,
+        )
+
+    def make() -> tuple[Model, Masks, Model, dict]:
+        model, masks = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (run.trials, *leaf.shape)),
+            (given.model, given.masks),
+        )
+        meta = {
+            "diverged": [False] * run.trials,
+            "rte_seconds": None,
+            "rte_repeats": [],
+            "rte_batched_seconds": None,
+            "compile_seconds": None,
+            "prune_seconds": None if given.sparsity else 0.0,
+        }
+        return model, masks, run.theta_0, meta
+
+    return run.arm("original", given.sparsity, (given.digest,), make)
