@@ -31,9 +31,7 @@ def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_bool(
         "report_only", False, "Rebuild summary and report of a workdir.", flag_values=values
     )
-    flags.DEFINE_bool(
-        "export", False, "Write the unlearned models to the workdir.", flag_values=values
-    )
+    flags.DEFINE_bool("export", False, "Write the models to the workdir.", flag_values=values)
     flags.DEFINE_bool(
         "help", False, "Show the configs and an example.", short_name="h", flag_values=values
     )
@@ -161,9 +159,10 @@ def overview() -> str:
     """What a user who gave no config should see: every config in a line, and one example."""
     usage = "usage: python -m sparse_mu.main --config=FILE --workdir=DIR [--config.a.b=VALUE]"
     lines = [f"{usage} [--export]", ""]
+    width = max((len(_shown(file)) for file in config_files()), default=0)
     for file in config_files():
         described = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {_shown(file):<34} {described.partition(chr(10))[0]}")
+        lines.append(f"  {_shown(file):<{width}}  {described.partition(chr(10))[0]}")
     return "\n".join([*lines, "", "for example:", f"  {EXAMPLE}"])
 
 

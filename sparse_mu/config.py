@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sparse_mu.agreement import objections
 from sparse_mu.rules import RULES
 
 LONGEST_SHOWN = 200  # characters of a wrong value
@@ -93,34 +94,8 @@ def check(config: Mapping) -> Flat:
     for key in RULES:
         if key not in flat:
             raise ConfigError(f"config.{key}: is missing; must be {RULES[key].allowed}")
-    _check_together(flat)
+    for key, allowed in objections(flat):
+        raise ConfigError(f"config.{key} = {flat[key]!r}: must be {allowed}")
     return {
         key: float(flat[key]) if float in rule.types else flat[key] for key, rule in RULES.items()
     }
-
-
-_FORGET_KEYS = {"forget.classes": "class", "forget.count": "random", "forget.file": "indices"}
-
-
-def _check_together(flat: Flat) -> None:
-    def refuse(key: str, allowed: str) -> None:
-        raise ConfigError(f"config.{key} = {flat[key]!r}: must be {allowed}")
-
-    if flat["prune.rewind_epoch"] >= flat["train.epochs"]:
-        refuse("prune.rewind_epoch", f"below train.epochs = {flat['train.epochs']}, or -1")
-    if flat["train.warmup_epochs"] > flat["train.epochs"]:
-        refuse("train.warmup_epochs", f"at most train.epochs = {flat['train.epochs']}")
-    for key, scenario in _FORGET_KEYS.items():
-        if flat[key] and flat["forget.scenario"] != scenario:
-            what = f"config.{key} = {flat[key]!r}: counts only when forget.scenario is"
-            raise ConfigError(f"{what} '{scenario}', here it is '{flat['forget.scenario']}'")
-    if flat["forget.scenario"] == "indices" and not flat["forget.file"]:
-        refuse("forget.file", "a .txt or .npy of row numbers when forget.scenario is 'indices'")
-    if flat["dataset.name"] != "digits" and not flat["dataset.data_dir"]:
-        refuse("dataset.data_dir", f"the TFDS directory that holds {flat['dataset.name']}")
-    if flat["execution.mode"] != "single" and flat["execution.trial_mode"] == "vmap":
-        refuse("execution.trial_mode", "'auto' or 'serial' when batches are split over devices")
-    if flat["execution.mode"] != "mapped" and flat["execution.batchnorm"] == "per_device":
-        refuse("execution.batchnorm", "'synchronised' unless execution.mode is 'mapped'")
-    if flat["dataset.pool"] == "tuning" and not flat["dataset.validation"]:
-        refuse("dataset.validation", "above 0 when dataset.pool is 'tuning'")

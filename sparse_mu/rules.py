@@ -12,9 +12,10 @@ METHODS = (
     *("negative_gradient", "random_label", "salun", "scrub"),
 )
 PRUNING = ("omp", "imp", "synflow", "snip", "snip_official", "grasp", "grasp_official", "random")
-NETWORKS = ("small_cnn", "resnet20s")
+NETWORKS = ("small_cnn", "resnet20s", "resnet18", "resnet50", "vgg16_bn", "vgg16_bn_lth", "swin_t")
+CHANNELS = ("auto", "none", "cifar10", "cifar100", "svhn", "imagenet")
 SCENARIOS = ("class", "random", "indices")
-AUGMENTATIONS = ("none", "crop_flip")
+AUGMENTATIONS = ("none", "crop_flip", "resized_crop_flip")
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 3.4e38  # in float32, the type that all are computed in
 LARGEST_BATCH = 2**16  # rows; far below where a row's position would overflow int32
@@ -69,6 +70,12 @@ def _distinct(values: tuple) -> bool:
 
 def _is_sparsity(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_class(value: object) -> bool:
+    if type(value) is int:
+        return 0 <= value <= LARGEST_WHOLE
+    return type(value) is str and value.strip() != "" and value.isprintable()
 
 
 def _is_method(value: object) -> bool:
@@ -142,24 +149,34 @@ RULES: dict[str, Rule] = {
     "dataset.name": Rule(
         (str,),
         lambda v: v != "" and v.isprintable(),
-        "'digits' or the name of a TFDS dataset",
+        "'digits', 'folder', 'npz' or the name of a TFDS dataset",
     ),
     "dataset.data_dir": _TEXT,
     "dataset.limit": _whole(0, note=" (0 = all)"),
+    "dataset.reading": _choice(("resident", "stream")),
+    "dataset.image_size": _whole(0, 4096, note=" (0 = as stored)"),
+    "dataset.cache_dir": _TEXT,
+    "dataset.workers": _whole(0, 256),
     "dataset.split_seed": _whole(0),
+    "dataset.unlearn_split_seed": _whole(-1, note=" (-1 = the split of training)"),
     "dataset.validation": _number(lambda v: 0 <= v < 1, "a fraction in [0, 1)"),
     "dataset.pool": _choice(("report", "tuning")),
     "model.name": _choice(NETWORKS),
+    "model.stem": _choice(("cifar", "imagenet")),
+    "model.channels": _choice(CHANNELS),
+    "model.checkpoint": _TEXT,
     "model.dtype": _choice(("float32", "bfloat16")),
     "forget.scenario": _choice(SCENARIOS),
     "forget.classes": Rule(
         (tuple,),
-        lambda v: all(type(c) is int and 0 <= c <= LARGEST_WHOLE for c in v) and _distinct(v),
-        "a tuple of distinct class numbers, such as (0, 3); () = all classes",
+        lambda v: all(map(_is_class, v)) and _distinct(v),
+        "a tuple of distinct class numbers or names, those forgotten together joined by +, such as "
+        "(0, 'cat', '3+5'); () = every class in turn",
     ),
     "forget.fraction": _FRACTION,
     "forget.count": _whole(0, note=" (0 = use forget.fraction)"),
     "forget.file": _TEXT,
+    "forget.duplicates": _choice(("count", "skip")),
     "train.epochs": _whole(1),
     "train.batch_size": _whole(2, LARGEST_BATCH),
     "train.learning_rate": _POSITIVE,

@@ -1,25 +1,19 @@
 """The rules of a config: all keys, each value, and what must agree between keys."""
 
+import inspect
 import itertools
-import runpy
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import digits
 from sparse_mu import config as rules
 from sparse_mu.config import ConfigError, check, check_value, flatten, unknown_key
 from sparse_mu.manifest import nested
+from sparse_mu.settings import every_key
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def load(name="digits"):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]().to_dict()
-
-
-FLAT = flatten(load())
+FLAT = flatten(digits.get_config().to_dict())
 
 
 def refused(match, **changes):
@@ -29,17 +23,21 @@ def refused(match, **changes):
     assert "\n" not in str(info.value)
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
-def test_bundled_configs_have_every_key_with_a_comment(file):
-    flat = flatten(load(file.stem))
-    assert set(flat) == set(rules.RULES)
-    flat["dataset.data_dir"] = flat["dataset.data_dir"] or "somewhere"
-    check(nested(flat))
-    lines = file.read_text().splitlines()
+def test_every_key_stands_in_one_place_with_a_comment():
+    lines = inspect.getsource(every_key).splitlines()
+    keys = set()
     for above, line in itertools.pairwise(lines):
-        value = line.partition(" = ")[2]
-        if line.startswith("    config.") and value[0].isdigit():
+        name, _, value = line.strip().removeprefix("config.").partition(" = ")
+        if line.startswith("    config.") and value != "ConfigDict()":
             assert "  # " in line or above.startswith("    # "), line
+            keys.add(name)
+    assert keys == set(flatten(every_key().to_dict())) == set(rules.RULES)
+
+
+def test_every_call_gives_a_config_of_its_own():
+    changed = every_key()
+    changed.unlearn.finetune.epochs += 1
+    assert changed != every_key()
 
 
 def test_a_checked_config_is_flat_ordered_and_of_one_type_per_key():
@@ -111,6 +109,17 @@ def test_sparsities_that_are_none(value):
         check_value("prune.sparsities", (value,))
 
 
+@pytest.mark.parametrize("value", [(3,), ("cat",), (3, "cat", "3+5", "cat+dog"), ("a b", "ü")])
+def test_classes_by_number_or_name(value):
+    check_value("forget.classes", value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 1.0, True, "", " ", "a\nb", None, (3,), b"cat"])
+def test_classes_that_are_none(value):
+    with pytest.raises(ConfigError, match="a tuple of distinct class numbers or names"):
+        check_value("forget.classes", (0, value))
+
+
 def test_empty_choices_are_allowed():
     for key in ("prune.sparsities", "unlearn.methods", "forget.classes"):
         check_value(key, ())
@@ -119,15 +128,30 @@ def test_empty_choices_are_allowed():
 def test_keys_that_must_agree():
     refused("prune.rewind_epoch = 15: must be below train.epochs = 15", prune__rewind_epoch=15)
     refused("train.warmup_epochs = 16: must be at most", train__warmup_epochs=16)
-    refused("forget.file = '': must be a .txt or .npy", forget__scenario="indices")
-    refused("forget.file = 'a.txt': counts only", forget__file="a.txt")
-    refused("forget.count = 3: counts only", forget__count=3)
-    refused("forget.classes = .3,.: counts only", forget__classes=(3,), forget__scenario="random")
+    refused("forget.file = '': must be a .txt, .csv, .npy or .json", forget__scenario="indices")
+    refused("forget.file = 'a.txt': must be '' when forget.scenario", forget__file="a.txt")
+    only = "forget.count = 3: must be 0 when .* 'indices'; it is read for 'random' or 'class'"
+    refused(only, forget__count=3, forget__scenario="indices", forget__file="a.txt")
+    refused("forget.classes = .3,.: must be ..", forget__classes=(3,), forget__scenario="random")
     refused("dataset.data_dir = '': must be the TFDS directory", dataset__name="cifar10")
     refused(
         "dataset.validation = 0: must be above 0", dataset__pool="tuning", dataset__validation=0
     )
+    second = {"dataset__unlearn_split_seed": 2}
+    refused("dataset.validation = 0: must be above 0 when", dataset__validation=0, **second)
+    refused("unlearn_split_seed = 2: must be -1 when", dataset__pool="tuning", **second)
+    check(nested(FLAT | {"dataset.unlearn_split_seed": 2}))
+    stream = {
+        "dataset__name": "imagenet2012",
+        "dataset__data_dir": "d",
+        "dataset__reading": "stream",
+    }
+    refused("dataset.image_size = 0: must be the side, such as 224", **stream)
+    refused("dataset.reading = 'stream': must be 'resident' for digits", dataset__reading="stream")
+    refused("train.augment = .*: must be none or crop", train__augment="resized_crop_flip")
+    refused("dataset.workers = 2: must be 0 unless", dataset__workers=2)
     check(nested(FLAT | {"forget.scenario": "random", "forget.count": 3}))
+    check(nested(FLAT | {"forget.scenario": "class", "forget.count": 3}))
     check(nested(FLAT | {"forget.scenario": "indices", "forget.file": "a.txt"}))
 
 

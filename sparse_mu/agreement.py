@@ -1,0 +1,106 @@
+"""Which values of a config do not go together, and what each should then be.
+
+Every function yields ``(key, what it must be)`` for what it objects to; the first one found is the
+error that the user sees (:func:`sparse_mu.config.check`).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+Objections = Iterator[tuple[str, str]]
+
+_DATA_DIRS = {
+    "folder": "the folder that holds train/CLASS/*.png and test/CLASS/*.png",
+    "npz": "the .npz file",
+}
+_FORGET_KEYS = {
+    "forget.classes": ("class",),
+    "forget.count": ("random", "class"),
+    "forget.file": ("indices",),
+}
+
+
+def objections(flat: dict[str, Any]) -> Objections:
+    """All of them, of a flat config whose values are each allowed by themselves."""
+    for part in (_training, _forget_set, _data, _reading, _network, _checkpoint, _execution):
+        yield from part(flat)
+
+
+def _training(flat: dict[str, Any]) -> Objections:
+    if flat["prune.rewind_epoch"] >= flat["train.epochs"]:
+        yield "prune.rewind_epoch", f"below train.epochs = {flat['train.epochs']}, or -1"
+    if flat["train.warmup_epochs"] > flat["train.epochs"]:
+        yield "train.warmup_epochs", f"at most train.epochs = {flat['train.epochs']}"
+
+
+def _forget_set(flat: dict[str, Any]) -> Objections:
+    chosen = flat["forget.scenario"]
+    for key, scenarios in _FORGET_KEYS.items():
+        if flat[key] and chosen not in scenarios:
+            named = " or ".join(map(repr, scenarios))
+            unset = repr(type(flat[key])())  # 0, "" or (): what stands for "not given"
+            yield key, f"{unset} when forget.scenario is '{chosen}'; it is read for {named}"
+    if chosen == "indices" and not flat["forget.file"]:
+        listing = "a .txt, .csv, .npy or .json of rows or ids when forget.scenario is 'indices'"
+        yield "forget.file", listing
+
+
+def _data(flat: dict[str, Any]) -> Objections:
+    name = flat["dataset.name"]
+    if name != "digits" and not flat["dataset.data_dir"]:
+        place = _DATA_DIRS.get(name, "the TFDS directory that holds it")
+        yield "dataset.data_dir", f"{place} when dataset.name is '{name}'"
+    tuning = flat["dataset.pool"] == "tuning"
+    second = flat["dataset.unlearn_split_seed"] >= 0
+    if tuning and not flat["dataset.validation"]:
+        yield "dataset.validation", "above 0 when dataset.pool is 'tuning'"
+    if second and not flat["dataset.validation"]:
+        yield "dataset.validation", "above 0 when dataset.unlearn_split_seed draws a second"
+    if second and tuning:  # it would train on the rows that are reported
+        yield "dataset.unlearn_split_seed", "-1 when dataset.pool is 'tuning'"
+
+
+def _reading(flat: dict[str, Any]) -> Objections:
+    if flat["dataset.reading"] == "stream":
+        if flat["dataset.name"] in ("digits", "folder", "npz"):
+            yield "dataset.reading", f"'resident' for {flat['dataset.name']}; TFDS sets stream"
+        if not flat["dataset.image_size"]:
+            yield "dataset.image_size", "the side, such as 224, when dataset.reading is 'stream'"
+        return
+    if flat["train.augment"] == "resized_crop_flip":
+        yield "train.augment", "none or crop_flip unless dataset.reading is 'stream'"
+    if flat["dataset.workers"]:
+        yield "dataset.workers", "0 unless dataset.reading is 'stream'"
+
+
+def _network(flat: dict[str, Any]) -> Objections:
+    name = flat["model.name"]
+    if flat["model.stem"] != "cifar" and name not in ("resnet18", "resnet50"):
+        yield "model.stem", f"'cifar' when model.name is '{name}'"
+    if name == "swin_t":
+        why = "when model.name is 'swin_t', which has no convolution to prune"
+        if any(flat["prune.sparsities"]):
+            yield "prune.sparsities", f"() {why}"
+        if "finetune_and_prune" in flat["unlearn.methods"]:
+            yield "unlearn.methods", f"without 'finetune_and_prune' {why}"
+        l1_sparse = "l1_sparse" in flat["unlearn.methods"]
+        if l1_sparse and flat["unlearn.l1_sparse.penalty"] == "proximal":
+            yield "unlearn.l1_sparse.penalty", f"'subgradient' {why}"
+
+
+def _checkpoint(flat: dict[str, Any]) -> Objections:
+    if not flat["model.checkpoint"] or not any(flat["prune.sparsities"]):
+        return
+    why = "with model.checkpoint, unless prune.sparsities is (): an imported model"
+    if flat["prune.method"] != "omp":
+        yield "prune.method", f"'omp' {why} is pruned as it is, and the others train another"
+    if flat["prune.rewind_epoch"] >= 0:
+        yield "prune.rewind_epoch", f"-1 {why} has no early weights"
+
+
+def _execution(flat: dict[str, Any]) -> Objections:
+    mode = flat["execution.mode"]
+    if mode != "single" and flat["execution.trial_mode"] == "vmap":
+        yield "execution.trial_mode", "'auto' or 'serial' when batches are split over devices"
+    if mode != "mapped" and flat["execution.batchnorm"] == "per_device":
+        yield "execution.batchnorm", "'synchronised' unless execution.mode is 'mapped'"
