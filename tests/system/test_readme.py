@@ -1,7 +1,6 @@
-"""The README, run: its Python blocks and commands, its bridges to other libraries, the notebook."""
+"""The README, run: its Python blocks and commands, its bridges to other libraries."""
 
 import functools
-import json
 import re
 import shlex
 import sys
@@ -250,25 +249,3 @@ def test_the_shrunk_cifar_command_is_one_command_in_its_three_places():
     shrunk = cifar10_resnet20s.__doc__.partition("Shrunk to")[2].partition("\n\n")[2]
     shrunk = shrunk.replace("\\\n", " ").strip()
     assert cifar_flags(readme) == cifar_flags(shrunk) == set(benchmark.SHRUNK)
-
-
-def notebook_cells() -> list[dict]:
-    return json.loads((ROOT / "colab" / "quickstart.ipynb").read_text("utf-8"))["cells"]
-
-
-def test_notebook_is_stripped_and_holds_no_logic():
-    code = [cell for cell in notebook_cells() if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    source = "\n".join("".join(cell["source"]) for cell in code)
-    assert not re.search(r"^\s*(def|class|while|if|try)\b", source, re.MULTILINE)
-
-
-def test_notebook_runs_from_top_to_bottom(capsys):
-    names = {}
-    for number, cell in enumerate(notebook_cells()):
-        if cell["cell_type"] == "code":
-            source = "".join(cell["source"])
-            exec(compile(source, f"quickstart.ipynb, cell {number}", "exec"), names)
-    printed = capsys.readouterr().out.splitlines()
-    assert [line[:20].strip() for line in printed] == [*names["judged"]]
-    assert "ua 1.000" in printed[-1]  # a class that was never seen is never predicted
