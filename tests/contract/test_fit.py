@@ -12,11 +12,11 @@ from unlearner_cases import (
     LOCAL,
     METHODS,
     QUICK,
+    by_default,
     devices_of,
     method,
     one,
     run_fit,
-    through_fit,
     trial_of,
 )
 
@@ -27,7 +27,7 @@ from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.types import LossAux
 
 
-@through_fit("finetune", "salun", "fisher_forgetting")
+@by_default("finetune", "salun", "fisher_forgetting")
 def test_trials_spread_over_devices_equal_the_same_trials_alone_bit_for_bit(name):
     batched = tiny.batched_trials(5)  # divisible by neither 2 nor 4; sets of five sizes
     alone = [run_fit(method(name), trial_of(batched, t), single()) for t in range(5)]
@@ -40,7 +40,7 @@ def test_trials_spread_over_devices_equal_the_same_trials_alone_bit_for_bit(name
         assert result.finite.tolist() == [True] * 5
 
 
-@through_fit("finetune", "influence_cg")
+@by_default("finetune", "influence_cg")
 def test_a_loop_in_python_equals_the_compiled_loop(name):
     batched = tiny.batched_trials(2)
     compiled, python = (run_fit(method(name), batched, LOCAL[loop]) for loop in LOCAL)
@@ -97,12 +97,12 @@ def test_the_forget_rows_do_reach_gradient_ascent():
 SPLIT = {"sharded": sharded, "mapped": mapped}
 
 
-@through_fit("finetune", "fisher_forgetting")
+@by_default("finetune", "fisher_forgetting")
 def test_batches_sharded_over_four_devices_equal_one_device(name):
     assert_split_equals_one_device(name, "sharded")
 
 
-@through_fit("finetune", "salun", "influence_cg")
+@by_default("finetune", "salun", "influence_cg")
 def test_batches_mapped_over_four_devices_equal_one_device(name):
     assert_split_equals_one_device(name, "mapped")
 

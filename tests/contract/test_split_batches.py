@@ -7,7 +7,8 @@ from comparing import assert_close
 from unlearner_cases import (
     CASES,
     METHODS,
-    each_method,
+    QUICK,
+    by_default,
     jitted,
     method,
     one,
@@ -25,7 +26,7 @@ def split_batch():
     return UnlearnBatch(tiny.batch(0, 16, padding=5), tiny.batch(1, 16, padding=1))
 
 
-@each_method
+@by_default(*QUICK)
 def test_pmap_over_four_devices_equals_the_unsplit_batch(name):
     state, batch = started(name, "sparse"), split_batch()
     parts = jax.tree.map(lambda leaf: leaf.reshape(4, 4, *leaf.shape[1:]), batch)
@@ -35,7 +36,7 @@ def test_pmap_over_four_devices_equals_the_unsplit_batch(name):
         assert_close((one(split, device), one(stats, device)), (whole, whole_stats))
 
 
-@each_method
+@by_default(*QUICK)
 def test_a_batch_sharded_by_the_compiler_equals_the_unsplit_batch(name):
     state, batch = started(name, "sparse"), split_batch()
     expected = jitted(name)[0](state, batch)
@@ -45,7 +46,7 @@ def test_a_batch_sharded_by_the_compiler_equals_the_unsplit_batch(name):
 @pytest.mark.parametrize(
     ("name", "check_vma"),
     [
-        (name, check)
+        pytest.param(name, check, marks=() if name in QUICK else pytest.mark.slow)
         for name in METHODS
         for check in (False, True)
         if not (check and CASES[name].gathers)
