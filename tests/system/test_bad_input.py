@@ -49,7 +49,7 @@ OVERRIDES = {  # override: what is said after "error: "
     "--config.unlearn.finetun.epochs=2": "config.unlearn.finetun.epochs: there is no such key "
     "(did you mean 'unlearn.finetune.epochs'?)",
     "--config.dataset.xyz=2": "config.dataset.xyz: there is no such key; config.dataset has "
-    "name, data_dir, limit, split_seed, validation, pool",
+    "name, data_dir, limit, reading, image_size, cache_dir, workers, split_seed, ",
     "--config.train=5": "config.train: is a group of keys, set one of them: epochs, batch_size, ",
     "--config.train={'epochs': 5}": "config.train: is a group of keys",
     "--config.prune.sparsities[0]=0.5": "config.prune.sparsities[0]: there is no such key "
@@ -60,7 +60,9 @@ OVERRIDES = {  # override: what is said after "error: "
     "'finetune'): must be a tuple of distinct names",
     "--config.unlearn.methods=(1,)": "config.unlearn.methods = (1,): must be a tuple of distinct",
     "--config.model.name=smal_cnn": "config.model.name = 'smal_cnn': must be one of small_cnn, "
-    "resnet20s (did you mean 'small_cnn'?)",
+    "resnet20s, resnet18, resnet50, vgg16_bn, vgg16_bn_lth, swin_t (did you mean 'small_cnn'?)",
+    "--config.model.stem=imagenet": "config.model.stem = 'imagenet': must be 'cifar' when "
+    "model.name is 'small_cnn'",
     "--config.model.dtype=float16": "config.model.dtype = 'float16': must be one of float32, ",
     "--config.forget.scenario=classes": "config.forget.scenario = 'classes': must be one of "
     "class, random, indices (did you mean 'class'?)",
@@ -108,16 +110,18 @@ OVERRIDES = {  # override: what is said after "error: "
     "from 3",
     "--config.evaluate.interval=1": "config.evaluate.interval = 1.0: must be a fraction above 0 ",
     "--config.dataset.validation=1": "config.dataset.validation = 1.0: must be a fraction in [0,",
-    "--config.dataset.name=": "config.dataset.name = '': must be 'digits' or the name of a TFDS",
+    "--config.dataset.name=": "config.dataset.name = '': must be 'digits', 'folder', 'npz' or ",
     "--config.dataset.name=cifar10": "config.dataset.data_dir = '': must be the TFDS directory "
-    "that holds cifar10",
-    "--config.forget.scenario=indices": "config.forget.file = '': must be a .txt or .npy of row ",
-    "--config.forget.file=rows.txt": "config.forget.file = 'rows.txt': counts only when "
-    "forget.scenario is 'indices', here it is 'class'",
-    "--config.forget.count=5": "config.forget.count = 5: counts only when forget.scenario is 'ran",
+    "that holds it when dataset.name is 'cifar10'",
+    "--config.dataset.name=folder": "config.dataset.data_dir = '': must be the folder that holds ",
+    "--config.dataset.image_size=8": "config.dataset.image_size = 8: digits are 8x8; must be 0",
+    "--config.forget.scenario=indices": "config.forget.file = '': must be a .txt, .csv, .npy or ",
+    "--config.forget.file=rows.txt": "config.forget.file = 'rows.txt': must be '' when "
+    "forget.scenario is 'class'; it is read for 'indices'",
+    "--config.dataset.unlearn_split_seed=-2": "config.dataset.unlearn_split_seed = -2: must be a ",
     "--config.forget.classes=(0, 0)": "config.forget.classes = (0, 0): must be a tuple of distinct",
     "--config.forget.classes=(-1,)": "config.forget.classes = (-1,): must be a tuple of distinct",
-    "--config.forget.classes=three": "config.forget.classes = ('three',): must be a tuple of ",
+    "--config.forget.classes=('cat', '')": "config.forget.classes = ('cat', ''): must be a tuple ",
     "--config.forget.fraction=0": "config.forget.fraction = 0.0: must be a fraction above 0 and ",
     "--config.forget.fraction=1": "config.forget.fraction = 1.0: must be a fraction above 0 and ",
     "--config.forget.fraction=nan": "config.forget.fraction = nan: must be a fraction above 0 ",
@@ -244,10 +248,12 @@ ROWS = {  # file: (content, what is said)
     "fractions.txt": ("1.5\n", "line 1: '1.5' is not a row number"),
     "all.txt": ("\n".join(map(str, range(1352))), "covers all 1352 training rows"),
     "bytes.txt": (b"\xff\xfe\x00", "is not a text file"),
-    "rows.csv": ("1\n", "ends in '.csv'; allowed: .txt, .npy"),
-    "damaged.npy": (b"\x93NUMPY", "is not a .npy file of plain integers"),
-    "float.npy": (np.arange(3.0), "float64[3]; a list of integers is needed"),
-    "matrix.npy": (np.ones((2, 2), int), "int64[2, 2]; a list of integers is needed"),
+    "rows.tsv": ("1\n", "ends in '.tsv'; allowed: .txt, .csv, .npy, .json"),
+    "ids.csv": ("id\ntrain_1\n", "lists ids, but digits has none; list row numbers"),
+    "names.json": ('["train_1"]', "entry 1: 'train_1' is not a row number, and digits has no ids"),
+    "damaged.npy": (b"\x93NUMPY", "is not a .npy file of plain integers or texts"),
+    "float.npy": (np.arange(3.0), "float64[3]; a list of integers or texts is needed"),
+    "matrix.npy": (np.ones((2, 2), int), "int64[2, 2]; a list of integers or texts is needed"),
     "missing.txt": (None, "cannot be read: No such file or directory"),
 }
 
@@ -275,9 +281,18 @@ def test_a_forget_row_of_the_tuning_pool(refused, tmp_path):
 SETS = {
     "--config.forget.classes=(12,)": "config.forget.classes: forget class 12 does not occur; "
     "allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+    "--config.forget.classes=('1+11',)": "config.forget.classes: forget class 11 does not occur",
+    "--config.forget.classes=three": "config.forget.classes: forget class 'three' does not occur; "
+    "allowed: 0 to 9 or 0, 1, 2, ",
+    "--config.forget.classes=3,4+3,3+4": "forget classes '4+3' and '3+4' are the same",
     "--config.forget.count=100000": "allowed: 1 to ",
     "--config.forget.fraction=1e-9": "allowed: 1 to ",
-    "--config.model.name=resnet20s": "config.model.name = 'resnet20s': normalises its input and",
+    "--config.model.name=resnet20s": "config.model.channels = 'auto': knows the constants of "
+    "cifar10, cifar100, svhn_cropped, imagenet2012, not of digits; name one of cifar10, cifar100, "
+    "svhn, imagenet, or 'none' for a network that does not normalise",
+    "--config.model.channels=svhn": "config.model.channels = 'svhn': normalises 3 channels, the "
+    "images of digits have 1; set config.model.channels=none",
+    "--config.model.name=vgg16_bn": "config.model.name = 'vgg16_bn': needs images of at least 16 ",
     "--config.dataset.limit=1": "config.",
 }
 
@@ -294,7 +309,7 @@ def test_sets_that_do_not_fit_the_data(refused, override):
 def test_data_that_are_not_there(refused, tmp_path):
     given = ["--config.dataset.name=cifar10", f"--config.dataset.data_dir={tmp_path}"]
     said = refused(*given, code=1)
-    assert f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}" in said
+    assert f"run: python -m sparse_mu.prepare --dataset=cifar10 --data_dir={tmp_path}" in said
     given = ["--config.dataset.name=cifar99", f"--config.dataset.data_dir={tmp_path}"]
     assert refused(*given, code=1).startswith("TFDS knows no data set 'cifar99'")
 

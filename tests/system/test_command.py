@@ -138,7 +138,10 @@ def test_the_files_of_a_workdir(run):
     }
     config = json.loads((run.folder / "config.json").read_text())
     assert config["trials"] == TRIALS and config["forget.scenario"] == run.scenario
-    assert set(run.manifest) == {"data", "python", "versions", "commit", "device", "digests"}
+    assert set(run.manifest) == {
+        *("data", "unlearning_split", "duplicates"),
+        *("python", "versions", "commit", "device", "digests"),
+    }
     assert set(run.manifest["digests"]) == {"data", "forget_sets", "weights", "masks", "results"}
     stages = [stage.name.rpartition("-")[0] for stage in (run.folder / "stages").iterdir()]
     assert sorted(stages) == sorted(f"{method}-{s:g}" for method, s in arms(run.scenario))

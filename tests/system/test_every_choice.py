@@ -1,10 +1,12 @@
 """Every unlearning method and every way of pruning, through the whole pipeline, very small."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from configs import digits
-from sparse_mu import builders, config, rules, stages
+from sparse_mu import builders, config, models, rules, stages
 from sparse_mu import run as pipeline
 
 SHRUNK = {
@@ -97,6 +99,25 @@ def test_whole_groups_are_pruned(tmp_path, structure):
     # half of 16, 32 and 64 filters is half of all entries; of 1 input channel none is pruned
     expected = 0.5 if structure == "filters" else 0.5 * (23_184 - 144) / 23_184
     np.testing.assert_allclose(list(sparse), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_without_convolutions_runs(tmp_path, monkeypatch):
+    """A stage of Swin on digits of 32x32 pixels: nothing to prune, nothing else missing."""
+    build_data = builders.build_data
+
+    def enlarged(flat):
+        data = build_data(flat)
+        return data._replace(inputs=data.inputs.repeat(4, 1).repeat(4, 2))
+
+    narrow = functools.partial(models.SwinT, width=8, layers=(2,), heads=(1,), merges=(8,))
+    monkeypatch.setattr(builders, "build_data", enlarged)
+    monkeypatch.setattr(models, "SwinT", narrow)
+    methods = ("finetune", "l1_sparse", "fisher", "influence")
+    changed = {"model__name": "swin_t", "model__channels": "none", "prune__sparsities": ()}
+    rows = run(tmp_path, unlearn__methods=methods, **changed)
+    assert {row["method"] for row in rows} == {"original", "retrain", "retrain_reseeded", *methods}
+    assert {row["mask_sparsity"] for row in rows} == {0.0}
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def make_config(scenario: str = "random") -> dict:
         "dataset": {"name": "cifar10"},
         "model": {"name": "resnet18"},
         "forget": {"scenario": scenario, "fraction": 0.1},
-        "prune": {"method": "omp", "sparsities": (0.0, 0.95)},
+        "prune": {"method": "omp", "sparsities": (0.0, 0.95), "rewind_epoch": 8},
     }
 
 

@@ -20,9 +20,9 @@ LEVELS = {
     0: "types trees",
     1: "masks scores proximal curvature losses metrics statistics auditing topology optimiser",
     2: "bounds pruning pruning_at_init",
-    3: "execution trials epoch training checkpoint shadows api evaluation",
-    4: "run acts pruned_arms judge config rules stages manifest summary report blocks table "
-    "reading export",
+    3: "execution trials epoch streaming training checkpoint shadows api evaluation",
+    4: "agreement run acts pruned_arms judge config rules settings stages manifest summary report "
+    "blocks table reading export imported_arm",
     5: "main prepare audit arguments terminal",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()} | FOLDERS
@@ -41,8 +41,14 @@ HOMES = {
     "jinja2": ("report.py",),
     "markupsafe": ("report.py",),  # jinja2's own type of a safe string
     "rich": ("table.py", "terminal.py"),
-    # absl in sources only quietens TFDS's logger
-    "absl": ("data/sources.py", *(f"{name}.py" for n in (4, 5) for name in LEVELS[n].split())),
+    "requests": ("data/plain_tfds.py",),  # its errors, which TFDS's downloads raise
+    # absl in data quietens TFDS's logger, in streams it is what grain's workers ask for
+    "absl": (
+        "data/records.py",
+        "data/streams.py",
+        "data/plain_tfds.py",
+        *(f"{name}.py" for n in (4, 5) for name in LEVELS[n].split()),
+    ),
     "ml_collections": tuple(f"{name}.py" for n in (4, 5) for name in LEVELS[n].split()),
 }
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

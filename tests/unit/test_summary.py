@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 from synthetic_rows import add_gaps, make_config, make_rows
 
+from sparse_mu.reading import reading
 from sparse_mu.summary import METHOD_ORDER, sparsity_key, summarise
 
 
@@ -172,3 +173,38 @@ def test_a_run_without_a_dense_arm_has_no_dense_target():
 
 def test_sparsity_keys_are_short():
     assert [sparsity_key(value) for value in (0.0, 0.95, 0.1 + 0.2)] == ["0", "0.95", "0.3"]
+
+
+def test_an_original_that_never_learnt_is_told_of():
+    rows = make_rows()
+    for row in rows:
+        if row["method"] == "original":
+            row["ra"] = 0.27 if row["sparsity"] else 0.005
+    config = make_config()
+    assert not any(
+        "the original" in line for line in summarise(rows, config=config, manifest={})["warnings"]
+    )
+    in_place = config | {"prune": config["prune"] | {"rewind_epoch": -1}}
+    (line,) = [
+        w for w in summarise(rows, config=in_place, manifest={})["warnings"] if "the original" in w
+    ]
+    assert line.startswith("the original at sparsity 0.95 gets 27.0% of the retain set right, the")
+    assert "pruning in place may have ruined it" in line
+    imported = {"imported": {"file": "a.pth", "digest": "x", "sparsity": 0.0}}
+    (line,) = [
+        w
+        for w in summarise(rows, config=config, manifest=imported)["warnings"]
+        if "the original" in w
+    ]
+    assert line.startswith("the original at sparsity 0 gets 0.5%") and "order of classes" in line
+
+
+def test_rows_too_few_to_tell_are_said_to_be():
+    rows = make_rows(sparsities=(0.0,))
+    retrained = {row["trial"]: row for row in rows if row["method"] == "retrain"}
+    for row in rows:
+        if row["method"] == "original":
+            row |= {key: retrained[row["trial"]][key] for key in ("ua", "ra", "ta", "mia_efficacy")}
+    said = reading(summary_of(rows))
+    assert "the original, which forgot nothing, is within the noise floor" in said
+    assert "cannot tell forgetting from not forgetting" in said
