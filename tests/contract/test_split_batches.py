@@ -26,7 +26,7 @@ def split_batch():
     return UnlearnBatch(tiny.batch(0, 16, padding=5), tiny.batch(1, 16, padding=1))
 
 
-@by_default(*QUICK)
+@by_default(*QUICK, rest=pytest.mark.ci)
 def test_pmap_over_four_devices_equals_the_unsplit_batch(name):
     state, batch = started(name, "sparse"), split_batch()
     parts = jax.tree.map(lambda leaf: leaf.reshape(4, 4, *leaf.shape[1:]), batch)
@@ -36,7 +36,7 @@ def test_pmap_over_four_devices_equals_the_unsplit_batch(name):
         assert_close((one(split, device), one(stats, device)), (whole, whole_stats))
 
 
-@by_default(*QUICK)
+@by_default(*QUICK, rest=pytest.mark.ci)
 def test_a_batch_sharded_by_the_compiler_equals_the_unsplit_batch(name):
     state, batch = started(name, "sparse"), split_batch()
     expected = jitted(name)[0](state, batch)
@@ -46,7 +46,7 @@ def test_a_batch_sharded_by_the_compiler_equals_the_unsplit_batch(name):
 @pytest.mark.parametrize(
     ("name", "check_vma"),
     [
-        pytest.param(name, check, marks=() if name in QUICK else pytest.mark.slow)
+        pytest.param(name, check, marks=() if name in QUICK else pytest.mark.ci)
         for name in METHODS
         for check in (False, True)
         if not (check and CASES[name].gathers)

@@ -57,7 +57,7 @@ def test_jit_equals_eager(name):
     assert_close(finish(eager), unlearner.finish(eager))
 
 
-@by_default(*QUICK)
+@by_default(*QUICK, rest=pytest.mark.ci)
 def test_scan_equals_a_loop_of_steps(name):
     state = started(name, "sparse")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *three_batches())
@@ -66,7 +66,7 @@ def test_scan_equals_a_loop_of_steps(name):
     assert_close(jitted(name)[1](scanned), run_three(name, state))
 
 
-@by_default(*QUICK)
+@by_default(*QUICK, rest=pytest.mark.ci)
 def test_vmap_over_trials_equals_one_by_one(name):
     states = [started(name, "sparse", seed) for seed in range(3)]
 
@@ -80,7 +80,7 @@ def test_vmap_over_trials_equals_one_by_one(name):
 
 # finishing drops what was accumulated: those donated buffers have nowhere to go
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
-@by_default(*QUICK)
+@by_default(*QUICK, rest=pytest.mark.ci)
 @each_mask
 def test_a_model_survives_two_unlearnings_with_donated_states(name, mask):
     model = tiny.draw(jax.random.key(0))

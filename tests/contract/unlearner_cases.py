@@ -140,9 +140,9 @@ FIRST_ORDER = ("finetune", "gradient_ascent", "capped_ascent", "l1_sparse", "ret
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
-def by_default(*names):
-    """Every method, those not named marked slow: continuous integration compiles them too."""
-    marked = [pytest.param(n, marks=() if n in names else pytest.mark.slow) for n in METHODS]
+def by_default(*names, rest=pytest.mark.slow):
+    """Every method, those not named with the mark ``rest``: most of their time is compiling."""
+    marked = [pytest.param(n, marks=() if n in names else rest) for n in METHODS]
     return pytest.mark.parametrize("name", marked)
 
 

@@ -50,6 +50,7 @@ def assert_complete(rows, methods, sparsities):
             assert 0 <= row[metric] <= 1
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(900)  # ten methods to compile
 def test_every_method_runs_and_is_found_again(tmp_path):
     rows = run(tmp_path, unlearn__methods=rules.METHODS, prune__sparsities=(0.5,))

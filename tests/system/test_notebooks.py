@@ -113,6 +113,7 @@ def test_quickstart(figures, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(drawn, expected)
 
 
+@pytest.mark.ci
 def test_bring_your_own_model(figures, capsys):
     names = run("bring_your_own_model", SPARSITIES=(0.8,), EPOCHS=3, UNLEARN_EPOCHS=1, ROWS=400)
     cases = ["retrained", "original", "finetune", "l1_sparse", "gradient_ascent"]

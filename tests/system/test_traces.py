@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from configs import digits
 from sparse_mu import builders, config, models, stages
 from sparse_mu import run as pipeline
@@ -20,6 +22,7 @@ SHRUNK = {
 }
 
 
+@pytest.mark.ci
 def test_a_digits_run_traces_each_pass_once(tmp_path, monkeypatch):
     calls = Counter()
     original = models.apply_fn_of

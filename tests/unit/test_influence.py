@@ -257,6 +257,7 @@ def flat53(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64)
 
 
+@pytest.mark.ci
 def test_cg_through_fit_is_the_dense_solve_on_the_kept_weights():
     model, _, keys, trials = tiny.batched_trials(1)
     kept = jax.vmap(tiny.half_masks)(model)

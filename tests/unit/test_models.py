@@ -49,6 +49,7 @@ def test_both_forms_equal_a_loop(form, size, stride, padding, side):
     np.testing.assert_allclose(out, expected, atol=3e-5)  # sums of up to 75 float32 products
 
 
+@pytest.mark.ci
 def test_both_forms_have_the_same_gradients():
     rng = np.random.default_rng(1)
     inputs = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32)
@@ -67,7 +68,11 @@ def test_both_forms_have_the_same_gradients():
 
 @pytest.mark.parametrize(
     "rows",  # chunks and a rest; below a chunk; whole chunks
-    [7, pytest.param(1, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+    [
+        pytest.param(7, marks=pytest.mark.ci),
+        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(8, marks=pytest.mark.slow),
+    ],
 )
 def test_patches_made_a_few_images_at_a_time_give_the_same_numbers(rows, monkeypatch):
     monkeypatch.setattr(models.convolution, "_PATCH_BYTES", 2 * 8 * 8 * 27 * 4)  # two images
@@ -241,6 +246,7 @@ def test_head_of_a_foreign_tree_raises():
         models.head_of({"a": jnp.zeros(2), "b": jnp.zeros(2)})
 
 
+@pytest.mark.ci
 def test_init_under_vmap_equals_init_alone():
     module, shape = network("small")
     init = models.init_of(module, shape)

@@ -87,6 +87,7 @@ def slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["vgg", "swin", *slow("imagenet stem", "bottleneck")])
 def test_gradients_of_examples_and_trials_side_by_side(name):
     apply_fn, params, net_state, images = narrow(name)
@@ -135,6 +136,7 @@ def test_a_hessian_is_symmetric(name):
     assert scale > 0 and abs(dot(image, other) - dot(one, product(other))) < 1e-4 * scale
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["swin", *slow("imagenet stem", "bottleneck", "vgg")])
 def test_bfloat16_computes_and_float32_keeps(name):
     logits = {}
@@ -221,6 +223,7 @@ def test_the_table_of_positions_is_read_key_minus_query():
             assert bias[i, j] == table[j // 4 - i // 4 + 3, j % 4 - i % 4 + 3]
 
 
+@pytest.mark.ci
 def test_shifted_windows_do_not_reach_round_the_edge():
     module = swin.WindowAttention(heads=1, window=4, shifted=True, dtype=jnp.float32)
     maps = jax.random.normal(jax.random.key(1), (1, 8, 8, 5))
