@@ -80,6 +80,7 @@ def test_every_mask_found_before_training(tmp_path, method):
         assert figures["retrain_repruned"] == figures["retrain"]
 
 
+@pytest.mark.ci
 def test_iterative_pruning_shares_its_rounds_between_sparsities(tmp_path):
     rows = run(tmp_path, prune__method="imp", prune__sparsities=(0.5, 0.75), prune__rate=0.5)
     assert_complete(rows, (), (0.5, 0.75))

@@ -84,6 +84,7 @@ def test_notebook_holds_no_logic(name):
     }.get(name, [])
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_quickstart(figures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / "colab")

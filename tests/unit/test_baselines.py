@@ -500,6 +500,7 @@ def trained_model():
     )  # fmt: skip
 
 
+@pytest.mark.ci
 @each_method
 def test_forget_unlearns_a_trained_network_end_to_end(name):
     trained, (inputs, labels) = trained_model(), tiny.examples(0, ROWS)

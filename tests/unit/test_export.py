@@ -10,6 +10,8 @@ from sparse_mu.export import write_models
 from sparse_mu.interop import StateDictError, from_state_dict, read_state_dict
 from sparse_mu.types import Model
 
+pytestmark = pytest.mark.ci  # a whole run first
+
 
 @pytest.fixture(scope="module")
 def arms():

@@ -297,6 +297,7 @@ def test_cg_through_fit_is_the_dense_solve_on_the_kept_weights():
     assert not moved[~mask].any()
 
 
+@pytest.mark.ci
 def test_an_iteration_is_a_pass_however_the_rows_are_dealt():
     unlearner = cg(tolerance=0.0)
     state, batch = started(unlearner)
