@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     config.train.augment = "none"
     config.prune.sparsities = (0.9,)
     config.prune.rewind_epoch = 0  # to the first weights
+    config.checkpoint.every_epochs = 100  # no stage is that long: what is lost is two seconds
 
     config.unlearn.finetune.batch_size = 64  # rows per step
     config.unlearn.finetune.learning_rate = 0.5  # tuned, as all below up to l1_sparse

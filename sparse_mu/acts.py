@@ -11,15 +11,19 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sparse_mu import pruning
+from sparse_mu import memory, pruning
 from sparse_mu.builders import Experiment, Method
 from sparse_mu.config import Flat
 from sparse_mu.curvature import Convergence
-from sparse_mu.stages import Workdir, fingerprint
+from sparse_mu.retry import Portion, within_memory
+from sparse_mu.stages import fingerprint
+from sparse_mu.standing import Keeper, not_kept
 from sparse_mu.training import FitResult, fit
 from sparse_mu.types import Dataset, Key, Masks, Model, Streamed, Trials
+from sparse_mu.unlearn import in_parts
+from sparse_mu.workdir import Workdir
 
-STAGE_VERSION = 1  # raise by hand when a stage's meaning changes
+VERSIONS = {"train": 1, "unlearn": 1}  # raise one by hand when what its stages mean changes
 RESEED = 1_000_003  # folded into the trial key of the second retraining
 
 
@@ -40,8 +44,10 @@ class Arm(NamedTuple):
         model: ``[T]`` models.
         masks: ``[T]`` masks.
         rewind: ``[T]`` models at the rewind epoch; the models themselves where there is none.
-        meta: seconds, and which trials diverged.
+        meta: seconds, which trials diverged, and whether memory was short in the making of it or
+            of what it comes from.
         fingerprint: what the arm depends on.
+        stage: the folder of its stage; arms may share one.
     """
 
     method: str
@@ -51,6 +57,15 @@ class Arm(NamedTuple):
     rewind: Model
     meta: dict
     fingerprint: str
+    stage: str
+
+
+class Models(NamedTuple):
+    """The arrays of an arm, as its stage holds them; see :class:`Arm`."""
+
+    model: Model
+    masks: Masks
+    rewind: Model
 
 
 class _Keys(NamedTuple):
@@ -82,7 +97,8 @@ class Run:
             self.shared = data.inputs  # its first rows are the training rows, too
         else:
             rows = Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
-            self.shared = experiment.execution.put_shared(rows)
+            with memory.told("the data set; lower config.dataset.limit"):
+                self.shared = experiment.execution.put_shared(rows)
         self.trained = np.tile(data.trained, (self.trials, 1))
         self.keys = _keys(experiment.config["seed"], self.trials)
         self.fresh_keys = _keys(experiment.config["seed"], self.trials, reseed=True)
@@ -94,7 +110,8 @@ class Run:
         self.dense = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), self.theta_0.params)
         # with one split, the forget sets say which rows are trained on and which are retained
         sets = (data.forget,) if data.trained.all() else (data.forget, data.retain, data.trained)
-        self.data_print = fingerprint(STAGE_VERSION, data.inputs, data.labels, *sets)
+        self.data_print = fingerprint(data.inputs, data.labels, *sets)
+        self.halved: set[str] = set()  # fingerprints of the arms that are equal up to rounding only
         self.done, self.total = 0.0, self._plan()
 
     def _plan(self) -> float:
@@ -122,12 +139,16 @@ class Run:
         retain: np.ndarray,
         keys: _Keys,
         label: tuple[str, str],
+        keeper: Keeper,
         only_first: bool = False,
         start: int = 0,
         stop: int | None = None,
         snapshot_epochs: tuple[int, ...] = (),
     ) -> FitResult:
-        """Runs a method on all trials, or on the first alone (to time it)."""
+        """Runs a method on all trials, or on the first alone, as memory allows.
+
+        Alone it is timed, and not kept.
+        """
         x = self.x
         keep = slice(0, 1) if only_first else slice(None)
         model, masks = jax.tree.map(lambda leaf: leaf[keep], (model, masks))
@@ -140,22 +161,40 @@ class Run:
             self.done = before + units * done / total
             self.on_progress(*label, self.done, self.total)
 
-        return fit(
-            method.unlearner,
-            model,
-            masks,
-            keys.method[keep],
-            Trials(forget[keep], retain[keep], keys.order[keep]),
-            self.shared,
-            batch_size=method.batch_size,
-            epochs=stop or method.epochs,
-            horizon=method.epochs,
-            start=start,
-            execution=x.alone if only_first else x.execution,
-            prepare=x.prepare_train,
-            snapshot_epochs=snapshot_epochs,
-            adapt=method.adapt,
-            on_epoch=on_epoch,
+        def attempt(portion: Portion) -> FitResult:
+            unlearner, kept = method.unlearner, not only_first
+            if portion.rows is not None and portion.rows < method.batch_size:
+                # not kept, lest whole batches go on from there and the arm is not marked
+                unlearner, kept = in_parts(unlearner, portion.rows), False
+            return fit(
+                unlearner,
+                model,
+                masks,
+                keys.method[keep],
+                Trials(forget[keep], retain[keep], keys.order[keep]),
+                self.shared,
+                batch_size=method.batch_size,
+                epochs=stop or method.epochs,
+                horizon=method.epochs,
+                start=start,
+                execution=portion.execution,
+                prepare=x.prepare_train,
+                snapshot_epochs=snapshot_epochs,
+                adapt=method.adapt,
+                on_epoch=on_epoch,
+                keeper=keeper if kept else not_kept(keeper.stop_asked),
+            )
+
+        execution = x.alone if only_first else x.execution
+        # rows of a batch that is split over devices are not in one order, so not in parts
+        parted = method.in_parts and execution.parts == 1
+        asked = Portion(execution, method.batch_size if parted else None)
+        what = label[1] + (", one trial alone" if only_first else "")
+        result, portion = within_memory(attempt, asked, what=what, lower=method.lower)
+        return result._replace(
+            chunk=result.chunk._replace(
+                rows=portion.rows or method.batch_size, halved=portion != asked
+            )
         )
 
     def arm(
@@ -163,21 +202,25 @@ class Run:
         method: str,
         sparsity: float,
         depends_on: tuple[object, ...],
-        make: Callable[[], tuple[Model, Masks, Model, dict]],
+        make: Callable[[Keeper], tuple[Models, dict]],
     ) -> Arm:
         """One stage: restored where it is finished, else made and saved."""
 
-        def made() -> tuple[tuple[Model, Masks, Model], dict]:
-            model, masks, rewind, meta = make()
-            arrays = jax.tree.map(np.asarray, (model, masks, rewind))
-            return arrays, meta
+        def made(keeper: Keeper) -> tuple[Models, dict]:
+            models, meta = make(keeper)
+            return jax.tree.map(np.asarray, models), meta
 
-        like = (self.theta_0, self.dense, self.theta_0)
+        like = Models(self.theta_0, self.dense, self.theta_0)
         name = f"{method}-{sparsity:g}"
         parts = (self.data_print, sparsity, *depends_on)
         stage = self.workdir.stage(name, parts, made, like)
         model, masks, rewind = stage.tree
-        return Arm(method, sparsity, model, masks, rewind, stage.meta, stage.fingerprint)
+        upstream = [part for part in depends_on if isinstance(part, str)]
+        halved = stage.meta.get("halved", False) or not self.halved.isdisjoint(upstream)
+        if halved:
+            self.halved.add(stage.fingerprint)
+        meta, folder = {**stage.meta, "halved": halved}, f"{name}-{stage.fingerprint}"
+        return Arm(method, sparsity, model, masks, rewind, meta, stage.fingerprint, folder)
 
     def config_of(self, *groups: str) -> Flat:
         """The part of the config that lies under ``groups``, for fingerprints.
@@ -205,6 +248,12 @@ def meta_of(result: FitResult, trials: int, seconds: list[float]) -> dict:
         "rte_batched_seconds": result.seconds / trials,
         "compile_seconds": result.compile_seconds,
         "prune_seconds": 0.0,
+        "chunk": {
+            "trials": result.chunk.trials,
+            "batch_size": result.chunk.rows,
+            "bytes": result.chunk.bytes,
+        },
+        "halved": result.chunk.halved,
     }
 
 
@@ -240,7 +289,7 @@ def train(
     keys = run.fresh_keys if reseeded else run.keys
     snapshots = (x.rewind_epoch,) if x.rewind_epoch else ()
 
-    def make() -> tuple[Model, Masks, Model, dict]:
+    def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool = False) -> FitResult:
             return run.fit(
                 x.training,
@@ -250,6 +299,7 @@ def train(
                 retain=retain,
                 keys=keys,
                 label=("train" if method == "original" else "unlearn", title(method, sparsity)),
+                keeper=keeper,
                 only_first=only_first,
                 snapshot_epochs=snapshots,
             )
@@ -259,17 +309,17 @@ def train(
         # what is timed is unlearning: the original is not, and the reseeded model costs the same
         timed = method == "retrain"
         seconds = latencies(run, result, lambda: go(only_first=True)) if timed else []
-        return result.model, masks, rewind, meta_of(result, run.trials, seconds)
+        return Models(result.model, masks, rewind), meta_of(result, run.trials, seconds)
 
-    recipe = run.config_of("train.", "prune.rewind")
-    return run.arm(method, sparsity, (recipe, *depends_on), make)
+    recipe = (VERSIONS["train"], run.config_of("train.", "prune.rewind"))
+    return run.arm(method, sparsity, (*recipe, *depends_on), make)
 
 
 def unlearn(run: Run, name: str, original: Arm) -> Arm:
     """One method on the original models of one sparsity."""
     x, method = run.x, run.x.methods[name]
 
-    def make() -> tuple[Model, Masks, Model, dict]:
+    def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool = False) -> FitResult:
             return run.fit(
                 method,
@@ -279,6 +329,7 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
                 retain=x.data.retain,
                 keys=run.keys,
                 label=("unlearn", title(name, original.sparsity)),
+                keeper=keeper,
                 only_first=only_first,
             )
 
@@ -289,10 +340,10 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
         meta["diverged"] = [a or b for a, b in zip(started, meta["diverged"], strict=True)]
         if isinstance(result.told, Convergence):
             meta["solver"] = {f: leaf.tolist() for f, leaf in result.told._asdict().items()}
-        return result.model, result.masks, run.theta_0, meta
+        return Models(result.model, result.masks, run.theta_0), meta
 
-    depends_on = (run.config_of(f"unlearn.{name}.", "train.augment"), original.fingerprint)
-    return run.arm(name, original.sparsity, depends_on, make)
+    recipe = (VERSIONS["unlearn"], run.config_of(f"unlearn.{name}.", "train.augment"))
+    return run.arm(name, original.sparsity, (*recipe, original.fingerprint), make)
 
 
 def title(method: str, sparsity: float) -> str:

@@ -1,32 +1,44 @@
-"""Orbax: finished stages on disk, and models that somebody else saved.
+"""Orbax: stages on disk, and models that somebody else saved.
 
-A stage is an orbax tree and a JSON of scalars, complete or not there at all.
+A saved folder holds an orbax tree and a ``meta.json``, written last: it is complete or not there at
+all. The meta carries a digest of every file of the tree and one of itself, so what a disk or a
+stranger changed is refused, never read.
 """
 
 import contextlib
+import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from sparse_mu import trees
+from sparse_mu.quiet import quiet
 from sparse_mu.types import Masks, Model, PyTree
 
 _TREE, _META = "tree", "meta.json"
 LONGEST_REASON = 200  # characters
+AGAIN = "delete that folder, and the same command makes it again"
 
 
 class CheckpointError(Exception):
     """A tree on disk that cannot be read or does not fit what is asked of it."""
 
 
+class DamagedError(CheckpointError):
+    """A saved folder whose content is not what was written."""
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError: naming the file and the cause (of itself, a full disk names no file).
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -34,16 +46,19 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 
 def save(folder: Path, tree: PyTree, meta: Mapping[str, object]) -> None:
-    """Saves a stage. It counts as finished once its ``meta.json`` is there, written last.
+    """Saves a tree. It counts as finished once its ``meta.json`` is there, written last.
 
     Args:
-        folder: the stage's own folder; leftovers of an unfinished attempt are replaced.
+        folder: its own folder; a tree that is there already, whole or not, is replaced.
         tree: arrays.
         meta: JSON-able scalars and lists (orbax would change their types).
 
@@ -53,54 +68,121 @@ def save(folder: Path, tree: PyTree, meta: Mapping[str, object]) -> None:
     import orbax.checkpoint as ocp
 
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        (folder / _META).unlink(missing_ok=True)  # from here on it is not finished
+        _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save((folder / _TREE).absolute(), _plain(tree))
             checkpointer.wait_until_finished()
-        write_atomically(folder / _META, json.dumps(dict(meta)))
+        content = {"meta": dict(meta), "files": _digests(folder / _TREE)}
+        text = json.dumps(content | {"digest": _digest_of(content)}, indent=1)
+        write_atomically(folder / _META, text)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"stage {folder} cannot be saved: {_reason(error)}") from error
+        with contextlib.suppress(OSError):
+            _clear(folder)  # half a tree would keep a full disk full
+        raise CheckpointError(f"{folder} cannot be saved: {_reason(error)}") from error
+
+
+def _clear(folder: Path) -> None:
+    """Takes away a tree, and what an attempt that was killed has left of one."""
+    for leftover in folder.glob(f"{_TREE}*"):
+        shutil.rmtree(leftover)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a stage was saved completely."""
+    """Whether a tree was saved completely."""
     return (folder / _META).is_file()
 
 
 def restore(folder: Path, like: PyTree) -> tuple[PyTree, dict]:
-    """Restores a stage into the structure of ``like``.
+    """Restores a saved tree into the structure of ``like``.
 
-    Structure, shapes and types are compared before anything is read: orbax casts silently.
+    Digests are checked, and structure, shapes and types compared, before anything is read: orbax
+    casts silently.
 
     Args:
-        folder: a finished stage.
+        folder: a finished one.
         like: tree of arrays or ``jax.ShapeDtypeStruct``.
 
     Raises:
-        CheckpointError: if it cannot be read, or its tree is another one (the leaf is named).
+        DamagedError: if it cannot be read, or is not what was saved.
+        CheckpointError: if its tree is another one (the leaf is named).
     """
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), like)
+    plain = _plain(target)
+    meta = read_meta(folder)
+    restored = _read(folder, plain)
+    leaves = [np.asarray(restored[name]) for name in plain]  # jax would sort the names
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """All leaves of a saved tree by their names, such as ``model.params.Conv_0.kernel``, and meta.
+
+    Raises:
+        DamagedError: if it cannot be read, or is not what was saved.
+    """
+    meta = read_meta(folder)
+    restored = _read(folder, None)
+    return {name: np.asarray(leaf) for name, leaf in sorted(restored.items())}, meta
+
+
+def read_meta(folder: Path) -> dict:
+    """The scalars that were saved with a tree, once all digests hold.
+
+    Raises:
+        DamagedError: if a file is missing, cannot be read or is not what was saved.
+    """
+    try:
+        found = json.loads((folder / _META).read_text(encoding="utf-8"))
+        digest = found.pop("digest")
+        if digest != _digest_of(found):
+            raise ValueError(f"{_META} is not what was written")
+        if found["files"] != (now := _digests(folder / _TREE)):
+            differing = {name for name, _ in found["files"].items() ^ now.items()}
+            raise ValueError(f"{min(differing)} is not what was written")
+        return found["meta"]
+    # the last four: JSON of another form
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{folder} is damaged: {_reason(error)}; {AGAIN}") from error
+
+
+def _read(folder: Path, plain: dict | None) -> dict:
+    """The flat tree of a folder whose digests hold; compared with ``plain`` first, if given."""
     import orbax.checkpoint as ocp
 
     path = (folder / _TREE).absolute()
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), like)
-    plain = _plain(target)
-    again = "delete that folder, and the same command makes it again"
     try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        with quiet(), ocp.StandardCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata
             if stored is None:
                 raise FileNotFoundError("its tree is gone or damaged")
-            if difference := trees.describe_mismatch(stored.tree, plain):
-                raise CheckpointError(f"stage {folder} does not fit: {difference}; {again}")
-            restored = checkpointer.restore(path, plain)
-    except (OSError, ValueError, KeyError) as error:
-        reason = f"stage {folder} cannot be read: {_reason(error)}; {again}"
-        raise CheckpointError(reason) from error
-    leaves = [np.asarray(restored[name]) for name in plain]  # jax would sort the names
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+            if plain is not None and (difference := trees.describe_mismatch(stored.tree, plain)):
+                raise CheckpointError(f"{folder} does not fit: {difference}; {AGAIN}")
+            if plain is None:
+                plain = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored.tree
+                )
+            return checkpointer.restore(path, plain)
+    # the last two: metadata of another form, under digests that fit them
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedError(f"{folder} cannot be read: {_reason(error)}; {AGAIN}") from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder, by its path from there."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def _digest_of(content: object) -> str:
+    """The sha256 of something JSON-able, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_model(folder: Path, like: Model) -> tuple[Model, Masks | None]:
@@ -125,7 +207,7 @@ def read_model(folder: Path, like: Model) -> tuple[Model, Masks | None]:
     import orbax.checkpoint as ocp
 
     try:
-        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata
             if metadata is None:
                 raise CheckpointError(f"{folder}: is no orbax checkpoint{_nearby(folder)}")
@@ -142,7 +224,8 @@ def read_model(folder: Path, like: Model) -> tuple[Model, Masks | None]:
     params, masks = found.pop("params"), found.pop("masks", None)
     state = found.get("net_state", found) if like.net_state else like.net_state
     given = Model(params, state)
-    model = jax.tree.map(lambda leaf, wanted: np.asarray(leaf, wanted.dtype), given, like)
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are for the caller to refuse
+        model = jax.tree.map(lambda leaf, wanted: np.asarray(leaf, wanted.dtype), given, like)
     return model, masks
 
 
@@ -184,18 +267,6 @@ def _asked_of(folder: Path, stored: PyTree, like: Model) -> dict:
                 f"expected {expected.dtype}"
             )
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back orbax's log: what fails is our one line, not its tracebacks."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu import trees
+from sparse_mu import memory, trees
 from sparse_mu.types import (
     Array,
     Batch,
@@ -214,9 +214,11 @@ def finish_program(finish: Callable[[UnlearnState], UnlearnState], execution: Ex
     return execution.compile(held, donate=False)
 
 
-def first_carry(execution: Execution, started: tuple) -> Carry:
-    """The carry before an epoch's first step, made outside the programs."""
+def first_carry(execution: Execution, started: tuple, sums: Stats | None = None) -> Carry:
+    """The carry before a loop's first step, made outside the programs; ``sums`` of steps before."""
     state, alive = started
+    if sums is not None:
+        return Carry(state, jnp.copy(alive), jax.tree.map(jnp.copy, sums))
     zeros = execution.put_state(np.zeros(execution.group, np.float32))
     # each sum gets its own buffer: a donated carry may not hold one array twice
     stats = Stats(jnp.copy(zeros), jnp.copy(zeros), jnp.copy(zeros), alive)
@@ -236,6 +238,18 @@ def survey_end_program(
     return execution.compile(end, donate=False)
 
 
+class Ahead(NamedTuple):
+    """What compiling ahead took, and what its programs will.
+
+    Attributes:
+        seconds: of compiling.
+        needed: bytes of the largest program on each device; None where that is not known.
+    """
+
+    seconds: float
+    needed: int | None
+
+
 def compile_ahead(
     programs: Programs,
     execution: Execution,
@@ -243,36 +257,66 @@ def compile_ahead(
     started: tuple,
     own: Trials,
     shared: tuple,
-) -> float:
+) -> Ahead:
     """Compiles a pass and the program after it, ``last``, ahead of their first calls.
 
-    Returns:
-        The seconds it took.
+    Raises:
+        sparse_mu.memory.MemoryShort: if there is less memory than one of them needs.
     """
     began = time.perf_counter()
     if execution.loop == "compiled":
-        programs.whole.lower(started, own, shared).compile()
+        needed = memory.compile_ahead(programs.whole, execution, started, own, shared)
     else:
         orders, _ = programs.order((), own, shared)
         batches = programs.take((), (own, orders), (*shared, np.int32(0)))
-        programs.step.lower(first_carry(execution, started), batches, ()).compile()
+        carry = first_carry(execution, started)
+        needed = memory.compile_ahead(programs.step, execution, carry, batches, ())
     if last is not None:
-        last.lower(started[0], (), ()).compile()
-    return time.perf_counter() - began
+        after = memory.compile_ahead(last, execution, started[0], (), ())
+        needed = memory.larger(needed, after)
+    return Ahead(time.perf_counter() - began, needed)
+
+
+class Within(NamedTuple):
+    """Which part of an epoch is to run; a compiled epoch runs whole.
+
+    Attributes:
+        first: its first step.
+        sums: of the steps before, ``[G]``; None before the first.
+        stop: asked before every other step: whether to end before it.
+    """
+
+    first: int = 0
+    sums: Stats | None = None
+    stop: Callable[[], bool] = lambda: False
 
 
 def run_epoch(
-    programs: Programs, execution: Execution, started: tuple, own: Trials, shared: tuple
-) -> tuple:
-    """One epoch of a group: ``((state, alive), sums of its stats)``."""
+    programs: Programs,
+    execution: Execution,
+    started: tuple,
+    own: Trials,
+    shared: tuple,
+    within: Within,
+) -> tuple[tuple, Stats, int | None]:
+    """One epoch of a group, or what is left of it.
+
+    Returns:
+        ``(state, alive)``, the sums of its stats so far, and the step it was stopped before; None
+        at its end.
+    """
     if execution.loop == "compiled":
-        return programs.whole(started, own, shared)
+        return *programs.whole(started, own, shared), None
     orders, steps = programs.order((), own, shared)
-    carry = first_carry(execution, started)
-    for index in range(int(np.max(execution.get(steps)))):
+    carry = first_carry(execution, started, within.sums)
+    stopped = None
+    for index in range(within.first, int(np.max(execution.get(steps)))):
+        if index > within.first and within.stop():
+            stopped = index
+            break
         batches = programs.take((), (own, orders), (*shared, np.int32(index)))
         carry = programs.step(carry, batches, ())
-    return (carry.state, jnp.copy(carry.alive)), carry.stats
+    return (carry.state, jnp.copy(carry.alive)), carry.stats, stopped
 
 
 class Length(NamedTuple):

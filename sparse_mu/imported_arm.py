@@ -4,9 +4,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from sparse_mu.acts import Arm, Run
+from sparse_mu.acts import Arm, Models, Run
 from sparse_mu.builders import Imported
-from sparse_mu.types import Masks, Model
+from sparse_mu.standing import Keeper
+
+VERSION = 1  # raise by hand when what an imported stage means changes
 
 
 def import_original(run: Run, given: Imported) -> Arm:
@@ -23,7 +25,8 @@ def import_original(run: Run, given: Imported) -> Arm:
             pool,
         )
 
-    def make() -> tuple[Model, Masks, Model, dict]:
+    def make(keeper: Keeper) -> tuple[Models, dict]:
+        del keeper  # nothing is trained
         model, masks = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (run.trials, *leaf.shape)),
             (given.model, given.masks),
@@ -36,6 +39,6 @@ def import_original(run: Run, given: Imported) -> Arm:
             "compile_seconds": None,
             "prune_seconds": None if given.sparsity else 0.0,
         }
-        return model, masks, run.theta_0, meta
+        return Models(model, masks, run.theta_0), meta
 
-    return run.arm("original", given.sparsity, (given.digest,), make)
+    return run.arm("original", given.sparsity, (VERSION, given.digest), make)

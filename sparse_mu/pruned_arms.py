@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 from sparse_mu import pruning
-from sparse_mu.acts import Arm, Run, latencies, meta_of, title
+from sparse_mu.acts import Arm, Models, Run, latencies, meta_of, title
+from sparse_mu.standing import Keeper
 from sparse_mu.training import FitResult
 from sparse_mu.types import Masks, Model
 
+VERSION = 2  # raise by hand when what a pruned stage means changes
 _SECONDS = ("rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds")
 
 
@@ -34,15 +36,18 @@ def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndar
 
 
 def _recipe(run: Run, dense: Arm) -> tuple[object, ...]:
-    return run.config_of("train.", "prune."), run.x.sparsities, dense.fingerprint
+    config = run.config_of("train.", "prune.")
+    return VERSION, config, run.x.sparsities, dense.fingerprint
 
 
 class _Training:
     """Trains masked models, all trials or the first alone, and keeps what came of it."""
 
-    def __init__(self, run: Run, method: str, sparsity: float, retain: np.ndarray) -> None:
+    def __init__(
+        self, run: Run, method: str, sparsity: float, retain: np.ndarray, keeper: Keeper
+    ) -> None:
         self.run, self.label = run, ("prune", title(method, sparsity))
-        self.retain, self.only_first = retain, False
+        self.retain, self.keeper, self.only_first = retain, keeper, False
         self.fits: list[FitResult] = []
 
     def __call__(self, model: Model, masks: Masks, *, start: int, stop: int) -> Model:
@@ -54,6 +59,7 @@ class _Training:
             retain=self.retain,
             keys=self.run.keys,
             label=self.label,
+            keeper=self.keeper,
             only_first=self.only_first,
             start=start,
             stop=stop,
@@ -71,8 +77,8 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
     """OMP: the mask of the trained model; rewound weights are trained again."""
     x, back = run.x, run.x.rewind_epoch
 
-    def make() -> tuple[Model, Masks, Model, dict]:
-        again = _Training(run, method, sparsity, retain)
+    def make(keeper: Keeper) -> tuple[Models, dict]:
+        again = _Training(run, method, sparsity, retain, keeper)
 
         def go(only_first: bool) -> pruning.Pruned:
             again.only_first = only_first
@@ -93,7 +99,7 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
 
         pruned = go(only_first=False)
         if not again.fits:
-            return pruned.model, pruned.masks, dense.rewind, _untrained(dense)
+            return Models(*pruned, dense.rewind), _untrained(dense)
         meta = meta_of(again.fits[0], run.trials, [])
 
         def alone() -> FitResult:
@@ -103,7 +109,7 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
         if method == "original":  # the cost of the sparse arm: one trial alone, once
             measured = latencies(run, again.fits[0], alone, repeats=1)
             meta["prune_seconds"] = measured[0] if measured else None
-        return pruned.model, pruned.masks, dense.rewind, meta
+        return Models(*pruned, dense.rewind), meta
 
     return run.arm(method, sparsity, _recipe(run, dense), make)
 
@@ -118,11 +124,11 @@ def _imp_round(
 ) -> Arm:
     """IMP: one round of the chain, its parent's first; every round is a stage of its own."""
     x, this, back = run.x, plan[index], run.x.rewind_epoch
+    parent = dense
+    if this.parent is not None:
+        parent = _imp_round(run, method, plan, this.parent, dense, retain)
 
-    def make() -> tuple[Model, Masks, Model, dict]:
-        parent = dense
-        if this.parent is not None:
-            parent = _imp_round(run, method, plan, this.parent, dense, retain)
+    def make(keeper: Keeper) -> tuple[Models, dict]:
         found = pruning.imp_masks(
             parent.model,
             parent.masks,
@@ -132,7 +138,7 @@ def _imp_round(
             structure=x.pruner.structure,
             batched=True,
         )
-        again = _Training(run, method, this.sparsity, retain)
+        again = _Training(run, method, this.sparsity, retain, keeper)
         source = parent.model if back is None else dense.rewind
         start = back or 0
         stop = start + x.training.epochs
@@ -149,10 +155,10 @@ def _imp_round(
             measured = latencies(run, again.fits[0], alone, repeats=1)
             before = 0.0 if parent is dense else parent.meta["prune_seconds"]
             meta["prune_seconds"] = before + measured[0] if measured else None
-        return pruned.model, pruned.masks, dense.rewind, meta
+        return Models(*pruned, dense.rewind), meta
 
     name = method if this.exact else f"{method}_round{index}"
-    return run.arm(name, this.sparsity, _recipe(run, dense), make)
+    return run.arm(name, this.sparsity, (*_recipe(run, dense), parent.fingerprint), make)
 
 
 def _before(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray) -> Arm:
@@ -160,9 +166,9 @@ def _before(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarr
     x, find = run.x, run.x.pruner.find
     assert find is not None
 
-    def make() -> tuple[Model, Masks, Model, dict]:
+    def make(keeper: Keeper) -> tuple[Models, dict]:
         found = find(run.theta_0, retain, run.keys.method, sparsity)
-        again = _Training(run, method, sparsity, retain)
+        again = _Training(run, method, sparsity, retain, keeper)
         pruned = pruning.sparsify(run.theta_0, found, train=again, stop=x.training.epochs)
         meta = meta_of(again.fits[0], run.trials, [])
         meta["prune_seconds"] = None
@@ -171,6 +177,6 @@ def _before(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarr
             began = time.perf_counter()
             jax.block_until_ready(find(first, retain[:1], run.keys.method[:1], sparsity))
             meta["prune_seconds"] = time.perf_counter() - began
-        return pruned.model, pruned.masks, run.theta_0, meta
+        return Models(*pruned, run.theta_0), meta
 
     return run.arm(method, sparsity, _recipe(run, dense), make)

@@ -223,4 +223,6 @@ RULES: dict[str, Rule] = {
     "execution.mode": _choice(("single", "sharded", "mapped")),
     "execution.batchnorm": _choice(("synchronised", "per_device")),
     "execution.trial_mode": _choice(("auto", "serial", "vmap")),
+    "checkpoint.every_epochs": _whole(1),
+    "checkpoint.keep": _whole(1, 100),
 }

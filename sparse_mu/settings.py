@@ -163,4 +163,8 @@ def every_key() -> ConfigDict:
     config.execution.mode = "single"  # single: trials over devices; sharded, mapped: each batch
     config.execution.batchnorm = "synchronised"  # over all devices; mapped: per_device too
     config.execution.trial_mode = "auto"  # serial, vmap, or auto (serial on CPU, else vmap)
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 10  # epochs between the checkpoints inside a stage
+    config.checkpoint.keep = 2  # checkpoints kept inside a stage, the newest ones
     return config

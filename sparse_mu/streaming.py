@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu.epoch import Order, Programs, first_carry
-from sparse_mu.types import Array, Batch, Execution, Program, PyTree, Streamed, Trials
+from sparse_mu import memory
+from sparse_mu.epoch import Ahead, Order, Programs, Within, first_carry
+from sparse_mu.types import Array, Batch, Execution, Program, PyTree, Stats, Streamed, Trials
 
 
 def rows_of(inputs: Array | Streamed, rows: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ def compile_ahead(
     started: tuple,
     own: Trials,
     shared: tuple,
-) -> float:
+) -> Ahead:
     """As :func:`sparse_mu.epoch.compile_ahead`, of a pass over a stream.
 
     Args:
@@ -101,8 +102,8 @@ def compile_ahead(
         own: the trials' sets and orders.
         shared: the stream and the epoch.
 
-    Returns:
-        The seconds it took.
+    Raises:
+        sparse_mu.memory.MemoryShort: if there is less memory than one of them needs.
     """
     began = time.perf_counter()
     stream, epoch = shared
@@ -113,28 +114,40 @@ def compile_ahead(
     read = [Batch(inputs, labels[:, s], weights[0][:, s]) for s in sets]
     placed = execution.put_state((read, np.ones(execution.group, bool)))
     batches = programs.prepare((), (own, *placed), (epoch, np.int32(0)))
-    programs.step.lower(first_carry(execution, started), batches, ()).compile()
+    carry = first_carry(execution, started)
+    needed = memory.compile_ahead(programs.step, execution, carry, batches, ())
     if last is not None:
-        last.lower(started[0], (), ()).compile()
-    return time.perf_counter() - began
+        after = memory.compile_ahead(last, execution, started[0], (), ())
+        needed = memory.larger(needed, after)
+    return Ahead(time.perf_counter() - began, needed)
 
 
 def run_epoch(
-    programs: Programs, execution: Execution, started: tuple, own: Trials, shared: tuple
-) -> tuple:
-    """As :func:`sparse_mu.epoch.run_epoch`, over a stream: ``((state, alive), sums)``."""
+    programs: Programs,
+    execution: Execution,
+    started: tuple,
+    own: Trials,
+    shared: tuple,
+    within: Within,
+) -> tuple[tuple, Stats, int | None]:
+    """As :func:`sparse_mu.epoch.run_epoch`, over a stream."""
     stream, epoch = shared
     orders, steps = execution.get(programs.order((), own, ((), epoch)))
     pieces = cut(orders, int(np.max(steps)), programs.batch_size, programs.paired)
+    pieces = Cut(*(part[within.first :] for part in pieces))
     words = execution.get(jax.random.key_data(own.order_key))
     draws = [tuple(map(int, (*of_trial, epoch))) for of_trial in words]
-    carry = first_carry(execution, started)
-    for index, read in enumerate(_batches(stream, pieces, draws)):
+    carry = first_carry(execution, started, within.sums)
+    stopped = None
+    for index, read in enumerate(_batches(stream, pieces, draws), start=within.first):
+        if index > within.first and within.stop():
+            stopped = index
+            break
         placed = execution.put_state((read, index < steps))
         batches = programs.prepare((), (own, *placed), (epoch, np.int32(index)))
         jax.block_until_ready(carry.stats.weight)  # one step under way, one batch waiting
         carry = programs.step(carry, batches, ())
-    return (carry.state, jnp.copy(carry.alive)), carry.stats
+    return (carry.state, jnp.copy(carry.alive)), carry.stats, stopped
 
 
 def forward(

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu import streaming
+from sparse_mu import memory, streaming
 from sparse_mu.epoch import (
+    Length,
     Prepare,
     Programs,
+    Within,
     as_they_are,
     begin_program,
     compile_ahead,
@@ -27,6 +29,20 @@ from sparse_mu.epoch import (
     run_epoch,
     survey_end_program,
 )
+from sparse_mu.standing import (
+    Keeper,
+    Position,
+    Standing,
+    as_numbers,
+    not_kept,
+    on_host,
+    repeated,
+    stacked,
+    to_devices,
+    to_host,
+    unstacked,
+)
+from sparse_mu.stopping import Stopped
 from sparse_mu.types import (
     Array,
     Dataset,
@@ -37,6 +53,7 @@ from sparse_mu.types import (
     Program,
     PyTree,
     Reads,
+    Stats,
     StepFn,
     Streamed,
     Trials,
@@ -44,6 +61,7 @@ from sparse_mu.types import (
 )
 from sparse_mu.unlearn.contract import OneSet, unchanged
 
+LONG = 10.0  # seconds of a fit that are worth a checkpoint at its end
 OnEpoch = Callable[[int, int], None]
 Adapt = Callable[[PyTree, np.ndarray], PyTree]
 
@@ -61,6 +79,7 @@ class FitResult(NamedTuple):
         seconds: wall time of the loop, compiling left out.
         compile_seconds: tracing, lowering and compiling; milliseconds where the programs were
             known.
+        chunk: how much of the trials was on the devices at a time.
     """
 
     model: Model
@@ -71,6 +90,7 @@ class FitResult(NamedTuple):
     loss: np.ndarray
     seconds: float
     compile_seconds: float
+    chunk: memory.Chunk
 
 
 def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
@@ -123,6 +143,7 @@ def fit(
     snapshot_epochs: tuple[int, ...] = (),
     adapt: Adapt | None = None,
     on_epoch: OnEpoch | None = None,
+    keeper: Keeper | None = None,
 ) -> FitResult:
     """Runs T trials of one unlearner, each over its own sets in its own order.
 
@@ -146,15 +167,19 @@ def fit(
         adapt: ``(hyper-parameters of a group, its trials' numbers) -> hyper-parameters``, where
             trials differ in them.
         on_epoch: called with (finished, total) group-epochs as they are dispatched.
+        keeper: where this fit's checkpoints are, which it goes on from and adds to; default: none.
 
     Returns:
         The finished models on the host; see :class:`FitResult`.
 
     Raises:
+        sparse_mu.memory.MemoryShort: if there is less memory than a program needs.
         ValueError: if there is no epoch to run, a snapshot is asked for outside of them, a method
             with a survey starts late, or a batch cannot be split evenly over the execution's
             devices.
+        sparse_mu.stopping.Stopped: if it was asked to stop; where it stood is kept.
     """
+    keeper = keeper or not_kept()
     if unlearner.passes == "once":
         start, epochs = 0, 1
     if not 0 <= start < epochs:
@@ -179,57 +204,153 @@ def fit(
     rows = _longest(unlearner.reads, forget, retain)
     lengths = lengths_of(rows, batch_size, horizon or epochs, start)
     begin = begin_program(unlearner.init, execution)
-    count = retain.shape[0]
-    total = -(-count // execution.group) * (epochs - start + (survey is not None))
-    results, snapshots, stats_of = [], {epoch: [] for epoch in snapshot_epochs}, []
-    began = time.perf_counter()
-    done, compiling, known = 0, 0.0, set()
+    count, size = retain.shape[0], execution.group
+    groups = -(-count // size)
+    total = groups * (epochs - start + (survey is not None))
     resident, streamed = (compile_ahead, run_epoch), (streaming.compile_ahead, streaming.run_epoch)
     compile_pass, run_pass = streamed if isinstance(dataset, Streamed) else resident
 
-    def go(way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int) -> tuple:
-        nonlocal done, compiling
-        own = sets._replace(retain=sets.forget) if way.reads == "forget" else sets
-        shared = (dataset, np.int32(epoch))
-        if way not in known:
-            known.add(way)
-            compiling += compile_pass(way.programs, execution, then, started, own, shared)
-        done += 1
-        return run_pass(way.programs, execution, started, own, shared)
-
-    for first in range(0, count, execution.group):
-        index = np.arange(first, first + execution.group)
+    def inputs_of(group: int) -> tuple[np.ndarray, Trials, tuple, Length]:
+        """Its trials (filled up inertly): numbers, sets, what their states begin from."""
+        index = np.arange(group * size, (group + 1) * size)
         inert = index >= count
         index = np.where(inert, 0, index)
         members = (forget[index] & ~inert[:, None], retain[index] & ~inert[:, None])
         own = execution.put_state(Trials(*members, trials.order_key[index]))
         placed = execution.put_state(_rows((model, masks, keys), index))
-        length = execution.put_state(_rows(lengths, index))
-        if not done:
+        return index, own, placed, execution.put_state(_rows(lengths, index))
+
+    def before_first_step(placed: tuple, length: Length) -> tuple:
+        """The shapes of a group's states, of which a survey may leave others than it found."""
+        state, alive = jax.eval_shape(begin, placed, length, ())
+        if end_survey is not None:
+            state = jax.eval_shape(end_survey, state, (), ())
+        return state, alive
+
+    def like_at(at: Position) -> Standing:
+        _, _, placed, length = inputs_of(0)
+        shapes = before_first_step(placed, length)
+        state, alive = on_host(shapes)
+        told = ()
+        if last is not None:
+            _, told, _ = on_host(jax.eval_shape(last, shapes[0], (), ()))
+        passed = {epoch: at.group + (at[1:3] > (epoch, 0)) for epoch in snapshot_epochs}
+        zero = np.zeros(size, np.float32)
+        sums = Stats(loss=zero, weight=zero, correct=zero, finite=zero > 0)
+        return Standing(
+            finished=repeated((state.model, state.masks, told, alive), at.group),
+            snapshots={str(e): repeated(state.model, n) for e, n in passed.items()},
+            loss=np.zeros((groups * size, epochs - start), np.float32),
+            state=as_numbers(state),
+            alive=alive,
+            sums=sums if at.step else (),
+        )
+
+    loss = np.full((groups * size, epochs - start), np.nan, np.float32)
+    results, snapshots = [], {epoch: [] for epoch in snapshot_epochs}
+    at = Position(group=0, epoch=start, step=0, done=0, seconds=0.0, compile_seconds=0.0)
+    kept: Standing | None = None
+    if (found := keeper.load(like_at)) is not None:
+        kept, at = found
+        results, loss = unstacked(kept.finished, size), kept.loss.copy()
+        snapshots = {int(e): unstacked(models, size) for e, models in kept.snapshots.items()}
+    began, since = time.perf_counter(), 0
+    saved = began
+    done, compiling, known = at.done, at.compile_seconds, set()
+    needed: int | None = None
+
+    def go(
+        way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int, within: Within
+    ) -> tuple[tuple, Stats, int | None]:
+        nonlocal compiling, needed
+        own = sets._replace(retain=sets.forget) if way.reads == "forget" else sets
+        shared = (dataset, np.int32(epoch))
+        if way not in known:
+            known.add(way)
+            ahead = compile_pass(way.programs, execution, then, started, own, shared)
+            compiling, needed = compiling + ahead.seconds, memory.larger(needed, ahead.needed)
+        return run_pass(way.programs, execution, started, own, shared, within)
+
+    def begun(own: Trials, index: np.ndarray, placed: tuple, length: Length) -> tuple:
+        """The states before the first step, and which are alive."""
+        nonlocal compiling, needed, done
+        if begin not in known:
+            known.add(begin)
             tick = time.perf_counter()
-            begin.lower(placed, length, ()).compile()
+            begin_needs = memory.compile_ahead(begin, execution, placed, length, ())
+            needed = memory.larger(needed, begin_needs)
             compiling += time.perf_counter() - tick
         state, alive = begin(placed, length, ())
-        del placed  # the state holds copies
         if adapt is not None:
             hyper = adapt(execution.get(state.hyper), index)
             state = state._replace(hyper=execution.put_state(hyper))
-        started = (state, alive)
         if survey is not None and end_survey is not None:
-            (state, alive), _ = go(survey, end_survey, started, own, start)
-            started = (end_survey(state, (), ()), alive)
-        epoch_stats = []
-        for epoch in range(start, epochs):
-            if epoch in snapshots:
+            (state, alive), _, stopped = go(
+                survey, end_survey, (state, alive), own, start, Within(stop=keeper.stop_asked)
+            )
+            if stopped is not None:  # nothing is lost but the survey
+                raise Stopped
+            state = end_survey(state, (), ())
+            done += 1
+        return state, alive
+
+    def keep(started: tuple, sums: Stats, group: int, epoch: int, step: int) -> None:
+        nonlocal saved
+        seconds = at.seconds + time.perf_counter() - began
+        models = {str(epoch): stacked(parts) for epoch, parts in snapshots.items()}
+        state, alive = to_host(started, execution)
+        left = execution.get(sums) if step else ()
+        standing = Standing(stacked(results), models, loss, state, alive, left)
+        keeper.save(standing, Position(group, epoch, step, done, seconds, compiling))
+        saved = time.perf_counter()
+
+    for group in range(at.group, groups):
+        index, own, placed, length = inputs_of(group)
+        epoch, within = start, Within(stop=keeper.stop_asked)
+        if kept is not None and group == at.group:
+            shapes = before_first_step(placed, length)
+            started = to_devices((kept.state, kept.alive), shapes, keys, execution)
+            sums = execution.put_state(kept.sums) if at.step else None
+            epoch, within = at.epoch, within._replace(first=at.step, sums=sums)
+        else:
+            started = begun(own, index, placed, length)
+        del placed  # the state holds copies
+        recent: list[tuple[int, Stats]] = []
+
+        def note(recent: list[tuple[int, Stats]] = recent, group: int = group) -> None:
+            for number, stats in recent:
+                sums = execution.get(stats)
+                mean = sums.loss / np.maximum(sums.weight, 1e-12)
+                loss[group * size : (group + 1) * size, number - start] = mean
+            recent.clear()
+
+        while epoch < epochs:
+            if epoch in snapshots and not within.first:
                 snapshots[epoch].append(execution.get(started[0].model))
-            started, stats = go(main, last, started, own, epoch)
-            epoch_stats.append(stats)
+            started, stats, stopped = go(main, last, started, own, epoch, within)
+            if stopped is not None:
+                note()
+                keep(started, stats, group, epoch, stopped)
+                raise Stopped
+            recent.append((epoch, stats))
+            epoch, within = epoch + 1, Within(stop=keeper.stop_asked)
+            done, since = done + 1, since + 1
             if on_epoch is not None:
-                if len(epoch_stats) > 1:  # wait for the one before: never idle, never far ahead
-                    jax.block_until_ready(epoch_stats[-2].weight)
+                if len(recent) > 1:  # wait for the one before: never idle, never far ahead
+                    jax.block_until_ready(recent[-2][1].weight)
                 on_epoch(done, total)
             elif execution.parts > 1:  # programs that meet over devices: one at a time
                 jax.block_until_ready(stats.weight)
+            asked = keeper.stop_asked()
+            # what follows the last epoch, such as timing, must not cost a long fit
+            ends = (group, epoch) == (groups - 1, epochs)
+            is_long = ends and time.perf_counter() - saved > LONG
+            if asked or is_long or since >= keeper.every:
+                note()
+                keep(started, stats, group, epoch, step=0)
+                since = 0
+            if asked:
+                raise Stopped
         state, alive = started
         finished, told = state.model, ()
         if last is not None:
@@ -238,25 +359,23 @@ def fit(
         results.append(execution.get((finished, state.masks, told, alive)))
         if epochs in snapshots:
             snapshots[epochs].append(results[-1][0])
-        stats_of.append(execution.get(epoch_stats))
-    seconds = time.perf_counter() - began
-
-    def stack(parts: list) -> PyTree:
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
-
-    final, kept, told, alive = stack(results)
+        note()
+    seconds = at.seconds + time.perf_counter() - began
+    final, kept_masks, told, alive = jax.tree.map(lambda leaf: leaf[:count], stacked(results))
     finite = alive & np.asarray([_all_finite(final, t) for t in range(count)])
-    losses = [[s.loss / np.maximum(s.weight, 1e-12) for s in group] for group in stats_of]
-    loss = np.concatenate([np.stack(group, axis=1) for group in losses])[:count]
     return FitResult(
         model=final,
-        masks=kept,
+        masks=kept_masks,
         told=told,
-        snapshots={epoch: stack(parts) for epoch, parts in snapshots.items()},
+        snapshots={
+            epoch: jax.tree.map(lambda leaf: leaf[:count], stacked(parts))
+            for epoch, parts in snapshots.items()
+        },
         finite=finite,
-        loss=loss.astype(np.float64),
+        loss=loss[:count].astype(np.float64),
         seconds=seconds - compiling,
         compile_seconds=compiling,
+        chunk=memory.Chunk(execution.group, batch_size, needed),
     )
 
 

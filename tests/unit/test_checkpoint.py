@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparse_mu import checkpoint
-from sparse_mu.checkpoint import CheckpointError
+from sparse_mu.checkpoint import CheckpointError, DamagedError
 
 
 class Pair(NamedTuple):
@@ -101,28 +101,74 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text() == "before"
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"seconds": 1', b"\xff"])
-def test_a_truncated_meta(stage, tree, text):
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"seconds": 1', b"\xff", "[]", "[" * 100_000, "{}", '{"digest": 1}']
+)
+def test_a_meta_of_another_form(stage, tree, text):
     (stage / "meta.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    fails("cannot be read", stage, tree)
+    fails("is damaged", stage, tree)
 
 
-# orbax reads leaves concurrently and drops the errors of all but the first, whenever they come
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_every_file_of_the_tree_counts(stage, tree):
-    for file in sorted(stage.glob("tree/**/*")):
-        if not file.is_file() or file.stat().st_size == 0:
-            continue
+def test_a_changed_number_of_the_meta_is_seen(stage, tree):
+    text = (stage / "meta.json").read_text()
+    (stage / "meta.json").write_text(text.replace("1.5", "1.4"))
+    fails("meta.json is not what was written", stage, tree)
+
+
+def test_every_byte_of_every_file_counts(stage, tree):
+    random = np.random.default_rng(0)
+    files = [path for path in sorted(stage.rglob("*")) if path.is_file()]
+    assert len(files) > 3
+    for file in files:
         content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2])
-        try:
-            restored, _ = checkpoint.restore(stage, tree)
-        except CheckpointError as error:
-            assert "\n" not in str(error)
-        else:  # orbax did not need that file
-            for leaf, saved in zip(jax.tree.leaves(restored), jax.tree.leaves(tree), strict=True):
-                assert leaf.tobytes() == saved.tobytes(), file
+        for place in random.integers(len(content), size=4) if content else ():
+            changed = bytearray(content)
+            changed[place] ^= 1 << random.integers(8)
+            file.write_bytes(changed)
+            try:
+                found, meta = checkpoint.restore(stage, tree)
+            except DamagedError as error:
+                assert "\n" not in str(error) and str(stage) in str(error)
+            else:  # white space of the meta, or one digit of a number for an equal one
+                assert file.name == "meta.json" and meta == {
+                    "seconds": 1.5,
+                    "diverged": [False, True],
+                    "rte": None,
+                }
+                assert jax.tree.structure(found) == jax.tree.structure(tree)
+        file.write_bytes(content[:-1])
+        with pytest.raises(DamagedError):
+            checkpoint.read_arrays(stage)
+        file.unlink()
+        if file.name != "meta.json":
+            with pytest.raises(DamagedError, match="is not what was written"):
+                checkpoint.read_arrays(stage)
         file.write_bytes(content)
+    (stage / "tree" / "one more").write_text("")
+    with pytest.raises(DamagedError, match="one more is not what was written"):
+        checkpoint.restore(stage, tree)
+
+
+def test_arrays_are_read_by_name_without_knowing_the_tree(stage, tree):
+    arrays, meta = checkpoint.read_arrays(stage)
+    expected = {
+        "masks.Dense_0.kernel": tree.masks["Dense_0"]["kernel"],
+        "weights.Dense_0.bias": tree.weights["Dense_0"]["bias"],
+        "weights.Dense_0.kernel": tree.weights["Dense_0"]["kernel"],
+    }
+    assert list(arrays) == list(expected)  # sorted
+    for name, leaf in arrays.items():
+        assert leaf.dtype == expected[name].dtype and leaf.tobytes() == expected[name].tobytes()
+    assert meta["seconds"] == 1.5
+
+
+def test_what_a_killed_save_left_is_taken_away(stage, tree):
+    for name in ("tree.orbax-checkpoint-tmp", "tree.orbax-checkpoint-tmp-1"):
+        (stage / name).mkdir()
+        (stage / name / "part").write_text("half")
+    (stage / "meta.json").unlink()
+    checkpoint.save(stage, tree, {})
+    assert sorted(path.name for path in stage.iterdir()) == ["meta.json", "tree"]
 
 
 def test_a_disk_that_does_not_take_it(tmp_path, tree):

@@ -14,8 +14,9 @@ from torch_files import write_pth
 from sparse_mu import checkpoint, config, interop, models
 from sparse_mu.builders import build_imported
 from sparse_mu.checkpoint import CheckpointError
-from sparse_mu.imported_arm import import_original
+from sparse_mu.imported_arm import VERSION, import_original
 from sparse_mu.interop import StateDictError
+from sparse_mu.standing import not_kept
 from sparse_mu.types import Model
 
 NETWORKS = {
@@ -286,12 +287,15 @@ def test_every_trial_gets_the_model_and_a_tuning_pool_is_warned_of(tmp_path, cap
             x=SimpleNamespace(config={"dataset.validation": validation}),
             trials=3,
             theta_0=None,
-            arm=lambda name, sparsity, depends_on, make: (name, sparsity, depends_on, make()),
+            arm=lambda name, sparsity, depends_on, make: (
+                *(name, sparsity, depends_on),
+                make(not_kept()),
+            ),
         )
         return import_original(run, found)
 
-    name, sparsity, depends_on, (models_, masks_, _, meta) = imported(0.0)
-    assert (name, sparsity, depends_on) == ("original", 0.5, (found.digest,))
+    name, sparsity, depends_on, ((models_, masks_, _), meta) = imported(0.0)
+    assert (name, sparsity, depends_on) == ("original", 0.5, (VERSION, found.digest))
     for leaf, one in zip(
         jax.tree.leaves((models_, masks_)), jax.tree.leaves((model, kept)), strict=True
     ):
