@@ -19,7 +19,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from configs import digits
-from sparse_mu import acts, builders, config, judge, stages
+from sparse_mu import acts, builders, config, judge
+from sparse_mu import workdir as workdirs
 from sparse_mu.statistics import disparity
 from sparse_mu.summary import DISPARITY_METRICS
 
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
     flat = tuning_config()
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     experiment = builders.build(flat)
-    with stages.held(Path(WORKDIR.value), flat) as workdir:
+    with workdirs.held(Path(WORKDIR.value), flat) as workdir:
         run = acts.Run(experiment, workdir, lambda *_: None)
         trained, kept = run.trained, experiment.data.retain
         dense = acts.train(run, "original", 0.0, masks=run.dense, retain=trained)

@@ -4,29 +4,49 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
+from absl import logging
 
 from sparse_mu import masks as mask_trees
-from sparse_mu import membership, metrics, trees
+from sparse_mu import membership, metrics, results, trees
 from sparse_mu.acts import Arm, Run, title
 from sparse_mu.evaluation import predict
+from sparse_mu.retry import Portion, within_memory
+from sparse_mu.stages import fingerprint
+from sparse_mu.stopping import Stopped
 from sparse_mu.types import Masks
 
+VERSION = 1  # raise by hand when what a row says means something else
 GAP_METRICS = ("ua", "ra", "ta", "mia_efficacy")
 HUGE = 1e30  # stands for a logit that is not finite
+
+
+def stamp(arm: Arm) -> str:
+    """What the rows of an arm depend on, besides the targets: its models, and how they are judged.
+
+    The keys of the config that judging reads are those of the workdir, of which there is one set.
+    """
+    return fingerprint(VERSION, arm.fingerprint)
 
 
 def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
     """The rows of one arm, without gaps: metrics of each trial on un-augmented images."""
     x, data = run.x, run.x.data
     run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
-    logits = predict(
-        x.network.apply_fn,
-        arm.model,
-        data.inputs,
-        batch_size=x.config["evaluate.batch_size"],
-        execution=x.judging,
-        prepare=x.prepare_eval,
-    )
+    batch_size = x.config["evaluate.batch_size"]
+
+    def attempt(portion: Portion) -> np.ndarray:
+        return predict(
+            x.network.apply_fn,
+            arm.model,
+            data.inputs,
+            batch_size=portion.rows or batch_size,
+            execution=portion.execution,
+            prepare=x.prepare_eval,
+        )
+
+    asked = Portion(x.judging, batch_size)
+    what = f"{title(arm.method, arm.sparsity)}, judged"
+    logits, portion = within_memory(attempt, asked, what=what, lower="evaluate.batch_size")
     # a finite model can still be too large to compute with: that trial has diverged too
     overflowed = [not np.isfinite(of_trial).all() for of_trial in logits]
     if any(overflowed):  # in place: of ImageNet they are gigabytes
@@ -62,7 +82,8 @@ def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
             **{key: value if np.isfinite(value) else None for key, value in judged.items()},
             "mask_sparsity": sparsity[trial],
             "diverged": arm.meta["diverged"][trial] or overflowed[trial],
-            "models": arm.fingerprint,
+            "halved": arm.meta["halved"] or portion != asked,
+            "models": stamp(arm),
             **{
                 key: arm.meta[key]
                 for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds")
@@ -106,13 +127,32 @@ def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> l
 
 
 def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
-    """Judges every arm, targets first, and appends the rows that are not on disk yet."""
-    rows = run.workdir.read_rows()
-    made_by = {arm.fingerprint for arm in all_arms}
-    if any(row.get("models") not in made_by for row in rows):
-        rows = []  # rows of other models, made before the data or the code changed
+    """Judges every arm, targets first, and appends the rows that are not on disk yet.
+
+    Rows made from other models, and what damaged lines said, are judged again.
+
+    Returns:
+        All rows, by sparsity, method and trial.
+
+    Raises:
+        Stopped: if an arm is left to be judged and the run was asked to stop.
+        sparse_mu.workdir.WorkdirError: if the rows cannot be read or written.
+    """
+    file = run.workdir.results
+    found = results.read(file, run.trials)
+    made_by = set(map(stamp, all_arms))
+    if any(row.get("models") not in made_by for row in found.rows):
+        logging.warning(
+            "%s: its rows are of other models, for the data or the code have changed since; "
+            "everything is judged again",
+            file,
+        )
+        found = results.append(run.workdir, found, [], anew=True)
+    elif found.damaged:
+        logging.warning("%s; what it said is judged again", results.damage(file, found))
+        found = results.append(run.workdir, found, found.rows, anew=True)
     known: dict[tuple[str, float], list[dict]] = {}
-    for row in rows:
+    for row in found.rows:
         known.setdefault((row["method"], row["sparsity"]), []).append(row)
     is_target = ("retrain", "retrain_repruned")
     cost = {a.sparsity: a.meta["prune_seconds"] for a in all_arms if a.method == "original"}
@@ -120,9 +160,9 @@ def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
         if (arm.method, arm.sparsity) in known:
             run.done += 3
             continue
+        if run.workdir.stop.asked():
+            raise Stopped
         judged = judge(run, arm, cost.get(arm.sparsity, 0.0))
         known[arm.method, arm.sparsity] = judged
-        new = with_gaps(judged, known)
-        run.workdir.append_rows(new, rows)
-        rows = rows + new
-    return rows
+        found = results.append(run.workdir, found, with_gaps(judged, known))
+    return found.rows

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from sparse_mu import builders, config, models, rules, stages
+from sparse_mu import builders, config, models, rules
 from sparse_mu import run as pipeline
+from sparse_mu import workdir as workdirs
 
 SHRUNK = {
     "trials": 2,
@@ -31,7 +32,7 @@ def run(folder, **changed):
         config.flatten(digits.get_config().to_dict()) | SHRUNK | ONE_EPOCH | changed
     )
     experiment = builders.build(flat)
-    with stages.held(folder, flat) as workdir:
+    with workdirs.held(folder, flat) as workdir:
         rows, _ = pipeline.run_all(experiment, workdir, lambda *_: None)
     return rows
 
@@ -63,7 +64,7 @@ def test_every_method_runs_and_is_found_again(tmp_path):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name == "snip" else pytest.mark.slow)
+        pytest.param(name, marks=pytest.mark.ci if name == "snip" else pytest.mark.slow)
         for name in rules.PRUNING
         if name not in ("omp", "imp")
     ],

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 
 from configs import digits
-from sparse_mu import builders, config, models, stages
+from sparse_mu import builders, config, models
 from sparse_mu import run as pipeline
+from sparse_mu import workdir as workdirs
 
 SHRUNK = {
     "trials": 3,
@@ -39,7 +40,7 @@ def test_a_digits_run_traces_each_pass_once(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "apply_fn_of", counting)
     flat = config.check(config.flatten(digits.get_config().to_dict()) | SHRUNK)
     experiment = builders.build(flat)
-    with stages.held(tmp_path, flat) as workdir:
+    with workdirs.held(tmp_path, flat) as workdir:
         rows, _ = pipeline.run_all(experiment, workdir, lambda *_: None)
 
     arms = 3 + 5 + 2 * (4 + 5)  # targets and methods, dense and at two sparsities
