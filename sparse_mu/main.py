@@ -1,69 +1,60 @@
 """The command: ``python -m sparse_mu.main --config=configs/NAME.py --workdir=DIR``.
 
-Exit codes: 0 done; 1 data or disk trouble; 2 a wrong flag or config; 130 and 143 interrupted (the
-same command continues).
+Exit codes: 0 done; 1 data, disk or memory trouble, or what does not verify; 2 a wrong flag or
+config; 130 and 143 interrupted (the command that continues is printed).
 """
 
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from sparse_mu import arguments, builders, manifest, stages, terminal
-from sparse_mu import run as pipeline
+from sparse_mu import arguments, builders, sealing, session, terminal, verify
 from sparse_mu.checkpoint import CheckpointError
-from sparse_mu.config import ConfigError, Flat
+from sparse_mu.config import ConfigError, one_line
 from sparse_mu.data.types import DataError
 from sparse_mu.interop import StateDictError
+from sparse_mu.memory import MemoryShort
+from sparse_mu.signals import Signals, handled, resuming
+from sparse_mu.stopping import Stopped
+from sparse_mu.workdir import WorkdirError
 
-TROUBLE = (DataError, stages.WorkdirError, CheckpointError, StateDictError, OSError)
+TROUBLE = (DataError, WorkdirError, CheckpointError, StateDictError, MemoryShort, OSError)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Runs one experiment from the command line to the report."""
+def run(argv: Sequence[str], signals: Signals) -> int:
+    """Runs one experiment from the command line to the report, or verifies one; the exit code."""
     values = arguments.parse(argv)
+    if not values.help and (made := arguments.to_verify(values)):
+        builders.stay_on_cpu()
+        return terminal.show_lines(verify.check(made, sealing.read_key(values.key_file)))
     if values.help or not values["config"].present:
-        print(arguments.overview())
-        return
+        print(arguments.overview(keys=values.help))
+        return 0
     flat = arguments.flat_config(values)
-    if not values.workdir:
-        raise ConfigError(f"--workdir is missing: a folder for the run, as in {arguments.EXAMPLE}")
-    folder = Path(values.workdir)
+    folder = arguments.run_folder(values)
+    key = sealing.key_for(folder, values.key_file)
     if values.report_only:
-        if values.export:
-            raise ConfigError("--export: needs the models of a run; leave out --report_only")
-        with stages.held(folder, flat, may_be_new=False) as workdir:
-            summary = manifest.write_derived(workdir, workdir.read_rows(), flat, None)
+        summary = session.report_again(folder, flat, key)
     else:
-        summary = _experiment(folder, flat, values.export)
+        summary = session.perform(folder, flat, signals, key, export=values.export)
     terminal.show(summary, folder / "report.html")
-
-
-def _experiment(folder: Path, flat: Flat, export: bool) -> dict:
-    """Everything is refused that can be before anything is written."""
-    stages.examine(folder, flat)
-    builders.start_backend(flat)
-    with terminal.ProgressBar() as bar:
-        experiment = builders.build(flat)
-        with stages.held(folder, flat) as workdir:
-            rows, digests = pipeline.run_all(experiment, workdir, bar.update, export=export)
-            described = manifest.describe(experiment.data, digests, experiment.imported)
-            return manifest.write_derived(workdir, rows, flat, described)
+    return 0
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; every expected failure is one line on standard error and an exit code."""
-    try:
-        run(argv)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0)
-    except (ConfigError, *TROUBLE) as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    with handled() as signals:
+        try:
+            code = run(argv, signals)
+            if signals.stop.asked():  # too late to stop anything
+                raise Stopped
+            return code
+        except (Stopped, KeyboardInterrupt):
+            print("interrupted; this continues it:", resuming(argv), file=sys.stderr)
+            return signals.exit_code()
+        except (ConfigError, *TROUBLE) as error:
+            print("error:", one_line(error), file=sys.stderr)
+            return 2 if isinstance(error, ConfigError) else 1
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv))

@@ -7,6 +7,7 @@ threads (Pillow decodes without the interpreter's lock), or batch after batch in
 
 import hashlib
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -230,7 +231,7 @@ def _read_ahead(
         workers = min(stream.workers, len(rows))
         processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=1)
         batches = grain.MapDataset.source(_Decoded(stream, rows, passes, draw))
-        yield from batches.to_iter_dataset(one_ahead).mp_prefetch(processes)
+        yield from batches.to_iter_dataset(one_ahead).mp_prefetch(processes, _outlive_interrupts)
         return
     ahead = grain.ReadOptions(THREADS, prefetch_buffer_size=max(2 * size, THREADS))
     single = (rows.reshape(-1, 1), passes.reshape(-1, 1))
@@ -238,6 +239,12 @@ def _read_ahead(
     decoded = iter(images.to_iter_dataset(ahead))
     for _ in rows:
         yield np.concatenate([next(decoded) for _ in range(size)])
+
+
+def _outlive_interrupts(index: int, count: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; who started this one says when it ends."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _parse_flags() -> None:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import prepared_images
@@ -247,11 +250,17 @@ def test_an_image_of_another_size_in_a_set_of_one_size_is_named(side):
 
 @pytest.mark.slow  # starting two processes takes seconds
 def test_processes_decode_the_same_batches():
-    plan = streams.plan(np.arange(10), 3)
-    threads = list(streams.Reader(stream_of(), plan, (1, 2)))
-    reader = streams.Reader(stream_of(workers=2), plan, (1, 2))
+    plan = streams.plan(np.arange(30), 3)
+    threads = list(streams.Reader(stream_of(30), plan, (1, 2)))
+    reader = streams.Reader(stream_of(30, workers=2), plan, (1, 2))
     first = next(reader)
+    decoding = multiprocessing.active_children()
+    assert len(decoding) == 2
+    for process in decoding:  # Ctrl-C: the process that reads finishes its step, so they go on
+        os.kill(process.pid, signal.SIGINT)
     state = reader.state()
+    rest = list(reader)
+    assert_same_batches([first, *rest], threads)
     reader.restore(state)
     assert_same_batches([first, *reader], threads)
 
