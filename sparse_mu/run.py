@@ -1,19 +1,15 @@
 """The pipeline: which arms an experiment has, in which order, and what comes of them."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import jax
-import numpy as np
-
+from sparse_mu import digests
 from sparse_mu.acts import Arm, OnProgress, Run, title, train, unlearn
 from sparse_mu.builders import Experiment
 from sparse_mu.export import write_models
 from sparse_mu.imported_arm import import_original
 from sparse_mu.judge import evaluate
 from sparse_mu.pruned_arms import prune
-from sparse_mu.stages import Workdir, fingerprint
-from sparse_mu.types import PyTree
+from sparse_mu.workdir import Workdir
 
 
 def arms(run: Run) -> Iterator[Arm]:
@@ -54,8 +50,8 @@ def arms(run: Run) -> Iterator[Arm]:
 
 def run_all(
     experiment: Experiment, workdir: Workdir, on_progress: OnProgress, *, export: bool = False
-) -> tuple[list[dict], dict[str, Any]]:
-    """The whole pipeline; returns the rows of ``results.jsonl`` and digests of what made them.
+) -> tuple[list[dict], dict[str, dict[str, str]]]:
+    """The whole pipeline; returns the rows of ``results.jsonl`` and what :func:`record` says.
 
     Args:
         experiment: what to run.
@@ -69,16 +65,14 @@ def run_all(
         asked = {*experiment.methods, "original", "retrain"}
         chosen = [arm for arm in all_arms if arm.method in asked]
         write_models(chosen, workdir.path / "models", experiment.network.channels)
-    data = experiment.data
-    digests = {
-        "data": fingerprint(data.inputs, data.labels),
-        "forget_sets": fingerprint(data.forget),
-        "weights": {title(a.method, a.sparsity): digest(a.model) for a in all_arms},
-        "masks": {title(a.method, a.sparsity): digest(a.masks) for a in all_arms},
+    recorded = {title(arm.method, arm.sparsity): record(arm) for arm in all_arms}
+    return evaluate(run, all_arms), recorded
+
+
+def record(arm: Arm) -> dict[str, str]:
+    """The stage of an arm, and the digests that its arrays have on disk."""
+    return {
+        "stage": arm.stage,
+        "weights": digests.of_tree({"model": arm.model}),
+        "masks": digests.of_tree({"masks": arm.masks}),
     }
-    return evaluate(run, all_arms), digests
-
-
-def digest(tree: PyTree) -> str:
-    """A short digest of the values, shapes and types of a tree of arrays."""
-    return fingerprint(*map(np.asarray, jax.tree.leaves(tree)))

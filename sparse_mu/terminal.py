@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sparse_mu import table
+from sparse_mu import table, verify
 from sparse_mu.reading import reading
 
 
@@ -65,3 +65,17 @@ def show(summary: dict, report: Path) -> None:
     console.print(table.render(summary, width=width, colour=console.color_system is not None))
     sys.stdout.flush()
     print(f"\nreport: {report}", file=sys.stderr)
+
+
+def show_lines(lines: list[verify.Line]) -> int:
+    """Prints what was verified and the conclusion; returns the exit code, 1 where a line fails."""
+    for line in lines:
+        why = f": {line.why}" if line.why else ""
+        print(f"{line.status:<{len(verify.NOT_CHECKED)}}  {_plain(line.what + why)}")
+    print(_plain(verify.conclusion(lines)), flush=True)
+    return int(any(line.status == verify.FAILS for line in lines))
+
+
+def _plain(text: str) -> str:
+    """One line of a terminal, whatever names of a damaged file stand in it."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

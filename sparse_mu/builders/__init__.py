@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from sparse_mu.builders.data import Data, build_data
-from sparse_mu.builders.executions import build_executions, start_backend
+from sparse_mu.builders.executions import build_executions, start_backend, stay_on_cpu
 from sparse_mu.builders.imported import Imported, build_imported
 from sparse_mu.builders.methods import Method, build_method, build_training
 from sparse_mu.builders.network import Network, build_network
@@ -36,6 +36,7 @@ __all__ = [
     "cropped_images",
     "plain_images",
     "start_backend",
+    "stay_on_cpu",
 ]
 
 

@@ -25,6 +25,11 @@ def start_backend(flat: Flat) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def stay_on_cpu() -> None:
+    """Before jax starts: what only reads arrays takes no accelerator from a run that may use it."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def build_executions(flat: Flat) -> tuple[Execution, Execution, Execution]:
     """How all trials run together, how one trial alone is timed, and how forward passes run.
 

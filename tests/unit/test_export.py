@@ -25,10 +25,11 @@ def arms():
         )
         sparse = model._replace(params=masks.apply(kept, model.params))
         arrays = jax.tree.map(np.asarray, (sparse, kept, sparse))
-        found.append(Arm("finetune", sparsity, *arrays, {}, ""))
+        found.append(Arm("finetune", sparsity, *arrays, {}, "", ""))
     return found
 
 
+@pytest.mark.ci
 def test_every_trial_of_every_arm_is_a_file_that_reads_back_to_the_bit(arms, tmp_path):
     written = write_models(arms, tmp_path / "models", None)
     assert [path.name for path in written] == [
