@@ -8,6 +8,7 @@ import numpy as np
 
 from sparse_mu import streaming
 from sparse_mu.epoch import Prepare, as_they_are
+from sparse_mu.memory import compile_ahead
 from sparse_mu.types import ApplyFn, Array, Execution, Model, Program, Streamed
 
 
@@ -40,6 +41,9 @@ def predict(
     Rows are un-augmented and go through the network ``batch_size`` at a time; the last batch is
     filled up with rows that are cut off again. Outputs go into the one array that is returned as
     they come, so that a stream needs the memory of that array and of one batch.
+
+    Raises:
+        sparse_mu.memory.MemoryShort: if there is less memory than a forward pass needs.
     """
     program = _program(apply_fn, prepare, batch_size, execution)
     count, rows = len(jax.tree.leaves(model)[0]), inputs.shape[0]
@@ -55,6 +59,8 @@ def predict(
         """The first trial and the first row of every part ``[G, chunks, B, K]``, and the part."""
         if isinstance(inputs, Streamed):
             states = [group(first) for first in firsts]
+            empty = np.zeros((1, batch_size, *inputs.shape[1:]), inputs.dtype)
+            compile_ahead(program, execution, states[0], (), execution.put_shared(empty))
             batches = streaming.forward(program, states, inputs, batch_size, execution)
             for index, parts in enumerate(batches):
                 for first, part in zip(firsts, parts, strict=True):
@@ -64,6 +70,7 @@ def predict(
         filled = np.asarray(inputs)[np.arange(chunks * batch_size) % rows]
         filled = filled.reshape(chunks, batch_size, *filled.shape[1:])
         shared = execution.put_shared(filled)
+        compile_ahead(program, execution, group(0), (), shared)
         running = [program(group(first), (), shared) for first in firsts]
         for first, part in zip(firsts, running, strict=True):
             yield first, 0, execution.get(part)

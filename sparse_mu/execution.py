@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sparse_mu.memory import room_on
 from sparse_mu.types import Array, Execution, Loop, Program, PyTree
 
 _TRIAL = "trial"
@@ -74,7 +75,11 @@ def single(loop: Loop = "compiled") -> Execution:
 
 
 def over_trials(
-    devices: Sequence[jax.Device], *, per_device: int = 1, loop: Loop = "compiled"
+    devices: Sequence[jax.Device],
+    *,
+    per_device: int = 1,
+    loop: Loop = "compiled",
+    room: Callable[[], int | None] | None = None,
 ) -> Execution:
     """The trial axis sharded over devices; no collective is needed.
 
@@ -82,6 +87,7 @@ def over_trials(
         devices: one or more devices of one kind.
         per_device: trials of one dispatch on each device; with more than one they are vmapped.
         loop: as in :func:`single`.
+        room: bytes that are free on each device; asked of the devices unless given.
     """
     mesh = Mesh(np.asarray(devices), (_TRIAL,))
     split, whole = PartitionSpec(_TRIAL), PartitionSpec()
@@ -97,6 +103,11 @@ def over_trials(
         )
         return jax.jit(sharded, donate_argnums=0 if donate else ())
 
+    @functools.cache  # so that what runs with fewer trials finds its programs again
+    def fewer() -> Execution:
+        half = -(-per_device // 2)
+        return over_trials(devices, per_device=half, loop=loop, room=room)
+
     return Execution(
         axis_name=None,
         compile=lift,
@@ -107,6 +118,8 @@ def over_trials(
         group=per_device * len(devices),
         parts=1,
         loop=loop,
+        room=room or room_on(devices),
+        fewer=fewer if per_device > 1 else None,
     )
 
 
@@ -139,6 +152,7 @@ def sharded(devices: Sequence[jax.Device], *, loop: Loop = "compiled") -> Execut
         group=1,
         parts=len(devices),
         loop=loop,
+        room=room_on(devices),
     )
 
 
@@ -194,6 +208,7 @@ def mapped(devices: Sequence[jax.Device], *, loop: Loop = "compiled") -> Executi
         group=1,
         parts=count,
         loop=loop,
+        room=room_on(devices),
     )
 
 

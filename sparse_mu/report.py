@@ -62,6 +62,8 @@ GLOSSARY = {
     "resamples whole trials or classes.",
     "RTE": "Run time of one unlearning alone, without compilation and without pruning.",
     "Diverged": "A trial that lost finite numbers; it counts at its last finite state.",
+    "Halved": "Memory was short: fewer trials or rows were worked on at a time than asked for, "
+    "here or where it comes from. Equal to a run with enough up to rounding.",
 }
 # Okabe and Ito's palette; a marker of its own for every method, so colour never stands alone.
 STYLES = (
@@ -122,6 +124,7 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
         keys=[(label(method), _key(method, summary["methods"])) for method in drawn],
         over=summary["over"],
         rows=rows,
+        halved=any(row.get("halved") for row in rows),
         glossary=GLOSSARY,
         config=json.dumps(summary["config"], indent=2, sort_keys=True, ensure_ascii=False),
         manifest=json.dumps(summary["manifest"], indent=2, sort_keys=True, ensure_ascii=False),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sparse_mu.config import printable
 from sparse_mu.statistics import Disparity, disparity, mean_interval, within_floor
 
 METHOD_ORDER = (
@@ -109,6 +110,7 @@ def summarise(rows: list[dict], *, config: dict, manifest: dict, level: float = 
                 *_copies_warnings(manifest),
                 *_original_warnings(config, manifest, cells, sparsities),
                 *_warnings(arms, cells, methods, sparsities),
+                *_memory_warnings(arms),
             ],
             "config": config,
             "manifest": manifest,
@@ -291,7 +293,8 @@ def _copies_warnings(manifest: dict) -> list[str]:
         lines.append(
             f"{total} {kind} {'copies' if total > 1 else 'copy'} of forget images left in the "
             f"retain set, in {len(hit)} of {len(found['trials'])} trials; the first is row "
-            f"{first['copy']}, of forget row {first['forget']}: {what[kind]}"
+            f"{printable(str(first['copy']))}, of forget row {printable(str(first['forget']))}: "
+            f"{what[kind]}"
         )
     return lines
 
@@ -355,6 +358,15 @@ def _warnings(arms: Arms, cells: dict, methods: list[str], sparsities: list[floa
                 if count:
                     lines.append(f"{where}: {metric} has no value in {count} of {len(arm)} trials")
     return lines
+
+
+def _memory_warnings(arms: Arms) -> list[str]:
+    """One line for all arms that are equal up to rounding only."""
+    marked = [key for key, arm in arms.items() if any(row.get("halved") for row in arm)]
+    which = ", ".join(f"{method} at sparsity {sparsity_key(s)}" for method, s in marked)
+    which = "every arm" if len(marked) == len(arms) else which
+    line = "memory was short in, or before, {}: halved trials or rows at a time, equal by rounding"
+    return [line.format(which)] if marked else []
 
 
 def _means(cells: dict, key: str) -> str:

@@ -305,6 +305,10 @@ class Execution(NamedTuple):
         group: trials per dispatch (one per device, or all of them when they are vmapped).
         parts: devices that one batch is split over; batch sizes must be a multiple of it.
         loop: whether steps loop inside the compiled program or in Python (convolutions on CPU).
+        room: bytes that are free on each of its devices now; None where that is not known, and
+            then every program is tried.
+        fewer: the same with half as many trials in one dispatch, or None where it has one on each
+            device.
     """
 
     axis_name: str | None
@@ -316,6 +320,8 @@ class Execution(NamedTuple):
     group: int
     parts: int
     loop: Loop
+    room: Callable[[], int | None] = lambda: None
+    fewer: Callable[[], "Execution"] | None = None
 
 
 class TrainFn(Protocol):

@@ -22,12 +22,16 @@ class Method(NamedTuple):
         epochs: passes over the set it reads.
         batch_size: rows per step.
         adapt: sets hyper-parameters that differ between trials, or None.
+        in_parts: whether a batch may be taken in parts, equal up to rounding, if memory is short.
+        lower: the config key that makes a step need less memory.
     """
 
     unlearner: Unlearner
     epochs: int
     batch_size: int
     adapt: Adapt | None = None
+    in_parts: bool = False
+    lower: str = "train.batch_size"
 
 
 class _Given(NamedTuple):
@@ -98,8 +102,16 @@ def build_method(
         losses.classification(network.apply_fn, train=False),
     )
     unlearner = _METHODS[name](given)
-    adapt = _forgotten_columns(given) if name == "fisher" else None
-    return Method(unlearner, _epochs(name, values, unlearner), values["batch_size"], adapt)
+    blocks = name == "influence" and values["solver"] == "woodbury"
+    return Method(
+        unlearner,
+        _epochs(name, values, unlearner),
+        values["batch_size"],
+        adapt=_forgotten_columns(given) if name == "fisher" else None,
+        # the official Fisher estimate squares the mean of its batch
+        in_parts=name == "influence" or (name == "fisher" and values["estimate"] == "exact"),
+        lower=f"unlearn.{name}.{'rows' if blocks else 'batch_size'}",
+    )
 
 
 def _epochs(name: str, values: dict[str, Any], unlearner: Unlearner) -> int:

@@ -5,6 +5,7 @@ from sparse_mu.unlearn.first_order import finetune, gradient_ascent, l1_sparse, 
 from sparse_mu.unlearn.fisher import FisherGaussian, fisher_forgetting, fisher_gaussian
 from sparse_mu.unlearn.influence import convergence, influence_direction, influence_unlearning
 from sparse_mu.unlearn.negative_gradient import negative_gradient
+from sparse_mu.unlearn.parts import in_parts
 from sparse_mu.unlearn.progressive import finetune_and_prune
 from sparse_mu.unlearn.random_label import random_label
 from sparse_mu.unlearn.salun import salun
@@ -20,6 +21,7 @@ __all__ = [
     "fisher_forgetting",
     "fisher_gaussian",
     "gradient_ascent",
+    "in_parts",
     "influence_direction",
     "influence_unlearning",
     "l1_sparse",

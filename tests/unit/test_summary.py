@@ -208,3 +208,19 @@ def test_rows_too_few_to_tell_are_said_to_be():
     said = reading(summary_of(rows))
     assert "the original, which forgot nothing, is within the noise floor" in said
     assert "cannot tell forgetting from not forgetting" in said
+
+
+def test_arms_that_are_equal_up_to_rounding_only_are_told_of_in_one_line():
+    rows = make_rows(trials=2)
+    assert not any("memory" in line for line in summary_of(rows)["warnings"])
+    for row in rows:
+        row["halved"] = row["method"] == "finetune" or (row["method"], row["sparsity"]) == (
+            "fisher",
+            0,
+        )
+    told = [line for line in summary_of(rows)["warnings"] if "memory" in line]
+    assert len(told) == 1
+    which = "finetune at sparsity 0, fisher at sparsity 0, finetune at sparsity 0.95"
+    assert told[0].startswith(f"memory was short in, or before, {which}: ")
+    every = [row | {"halved": True} for row in rows]
+    assert "before, every arm: " in summary_of(every)["warnings"][-1]
