@@ -8,12 +8,25 @@ from sparse_mu.agreement import objections
 from sparse_mu.rules import RULES
 
 LONGEST_SHOWN = 200  # characters of a wrong value
+LONGEST_LINE = 2000  # characters of an error, of which paths may be most
 
 Flat = dict[str, Any]  # {"train.epochs": 15}; the values' types are what RULES checks
 
 
 class ConfigError(Exception):
     """One line that names a key, its value and what is allowed."""
+
+
+def printable(text: str) -> str:
+    """Characters that would move a terminal's cursor or colour it are shown as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, printable and on one line; of a very long one the ends."""
+    line = printable(" ".join(str(error).split()))
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
@@ -26,6 +39,8 @@ def flatten(config: Mapping) -> Flat:
     """``{"train.epochs": 15, ...}`` of a nested config."""
     flat = {}
     for key, value in config.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"config: the key {_shown(key)} is no text")
         if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
         else:
@@ -73,10 +88,17 @@ def not_allowed(key: str, value: object) -> ConfigError:
     """The error of a value that a key may not hold, with the nearest name where it is a name."""
     rule = RULES[key]
     given = value if isinstance(value, tuple) else (value,)
-    hints = [nearest(v, rule.names) for v in given if isinstance(v, str) and v not in rule.names]
-    shown = repr(value)
-    shown = shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
-    return ConfigError(f"config.{key} = {shown}: must be {rule.allowed}{''.join(hints[:1])}")
+    wrong = (v for v in given if isinstance(v, str) and v not in rule.names)
+    hint = nearest(next(wrong, ""), rule.names)
+    return ConfigError(f"config.{key} = {_shown(value)}: must be {rule.allowed}{hint}")
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except Exception:  # of a class that a config file made up, or a number of too many digits
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
 
 
 def check(config: Mapping) -> Flat:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sparse_mu.config import ConfigError, nearest
+from sparse_mu.config import ConfigError, nearest, one_line
 from sparse_mu.data.catalogue import RECIPES
 from sparse_mu.data.prepare import prepare
 from sparse_mu.data.types import DataError
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             print("interrupted; nothing half-made is left", file=sys.stderr)
         return code
     except (ConfigError, DataError) as error:
-        print("error:", *str(error).split(), file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 

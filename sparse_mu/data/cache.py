@@ -61,7 +61,7 @@ def entry_of(name: str, facts: object, beside: str | Path, cache_dir: str) -> En
     digest = hashlib.sha256(json.dumps([VERSION, name, facts]).encode()).hexdigest()[:16]
     key = f"{name.replace('/', '-').replace(':', '-')}-{digest}"
     if cache_dir:
-        return Entry(key, (Path(cache_dir).expanduser(),), chosen=True)
+        return Entry(key, (Path(os.path.expanduser(cache_dir)),), chosen=True)
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return Entry(key, (Path(beside) / ".sparse_mu", user / "sparse_mu" / "data"), chosen=False)
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sparse_mu.data import npy
 from sparse_mu.data.forget_sets import ForgetSetError, int64_rows
+from sparse_mu.data.regular import stat_file
 
 LARGEST_FILE = 64 * 2**20  # bytes; 1.3 million ids of ImageNet are 31 MB
 SUFFIXES = (".txt", ".csv", ".npy", ".json")
@@ -172,7 +173,8 @@ def _rows_of_ids(listed: Listed, texts: list[str], ids: Sequence[str], name: str
     if unknown:
         more = f", nor are {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise ForgetSetError(
-            f"{listed.at(unknown[0])} is not the id of a training row of {name}{more}"
+            f"{listed.at(unknown[0])} is not the id of a training row of {name}{more}; its ids are "
+            f"such as {ids[0]!r}"
         )
     _check_once(listed, texts)
     if len(row_of) < len(ids):
@@ -188,13 +190,9 @@ def _rows_of_ids(listed: Listed, texts: list[str], ids: Sequence[str], name: str
 
 def _content(path: Path) -> bytes:
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ForgetSetError(f"forget file {path} cannot be read: it is not a file")
-        if found.st_size > LARGEST_FILE:
-            raise ForgetSetError(
-                f"forget file {path} has {found.st_size} bytes; allowed: {LARGEST_FILE}"
-            )
+        size = stat_file(path).st_size
+        if size > LARGEST_FILE:
+            raise ForgetSetError(f"forget file {path} has {size} bytes; allowed: {LARGEST_FILE}")
         return path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -265,6 +263,10 @@ def _read_json(path: Path, text: str) -> Listed:
 
 def _read_npy(path: Path, content: bytes) -> Listed:
     try:
+        stream = io.BytesIO(content)
+        claimed = npy.size(*npy.header(stream))
+        if claimed != len(content) - stream.tell():
+            raise ValueError(f"its shape asks for {claimed} bytes")
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if array.dtype.kind == "S":
             array = np.char.decode(array, "utf-8")

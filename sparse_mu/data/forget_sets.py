@@ -63,6 +63,11 @@ def _classes_of(entry: int | str, names: Sequence[str]) -> tuple[int, ...]:
             f"forget class {entry!r} is the name of class {min(whole)} and joins "
             f"{' and '.join(map(repr, parts))}, too; give numbers, {min(whole)} for the name"
         )
+    if not all(parts):
+        raise ForgetSetError(
+            f"forget class {entry!r} joins nothing on one side of a +; classes are joined as in "
+            "'3+5'"
+        )
     classes = tuple(_one_meaning(part, _meanings(part, names), names) for part in parts)
     for index, number in enumerate(classes):
         if number in classes[:index]:

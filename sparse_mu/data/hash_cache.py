@@ -31,7 +31,7 @@ def entry_of(name: str, digest: str, data_dir: str | Path, cache_dir: str) -> ca
         data_dir: the folder of the data, part of the key: two may hold files that look the same.
         cache_dir: ``dataset.cache_dir``; "" for the places of :func:`cache.entry_of`.
     """
-    facts = [VERSION, digest, os.fspath(Path(data_dir).expanduser().resolve())]
+    facts = [VERSION, digest, os.path.realpath(os.path.expanduser(data_dir))]
     return cache.entry_of(f"{name}-hashes", facts, data_dir, cache_dir)
 
 

@@ -1,5 +1,6 @@
 """The user's own images as a data set: arrays in an ``.npz``."""
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,13 +9,13 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from sparse_mu.data import pictures, splits
+from sparse_mu.data import npy, pictures, splits
 from sparse_mu.data.limits import check_fits, spread_rows
+from sparse_mu.data.regular import stat_file
 from sparse_mu.data.types import DataError, Source
 
 HELD_OUT = 0.2  # fraction of each class that becomes the test set where the user gives one part
 HELD_OUT_SEED = 0
-LARGEST_HEADER = 2**16  # bytes of text before an array
 
 _TWO_PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 _ONE_PART = ("images", "labels")
@@ -45,8 +46,9 @@ def npz(path: str | Path, limit: int | None = None, *, image_size: int = 0) -> S
         DataError: the file is absent or damaged, an array is missing, of another type or shape
             (its name is given), does not fit in memory, or a class has no rows.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     with _refused_as_data_error(path):
+        stat_file(path)
         found = _arrays(path)
         source = _one_part(found) if "images" in found else _two_parts(found)
         source = spread_rows(source, limit)
@@ -85,10 +87,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                     )
             names = [name for name in (*wanted, *_NAMES) if name in members]
             for name in names:
-                shape, dtype = _parsed(archive, members[name], _header)
+                shape, dtype = _parsed(archive, members[name], npy.header)
                 _check_header(name, shape, dtype)
                 claimed = members[name].file_size
-                if not 0 <= claimed - dtype.itemsize * int(np.prod(shape, dtype=object)) < 2**17:
+                if not 0 <= claimed - npy.size(shape, dtype) < 2 * npy.LARGEST_HEADER:
                     raise DataError(f"{name} has {claimed} bytes, not those of its shape {shape}")
             return {name: _parsed(archive, members[name], _array) for name in names}
 
@@ -104,18 +106,6 @@ def _parsed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, parse: Callable[[IO
 
 def _array(member: IO[bytes]) -> np.ndarray:
     return np.lib.format.read_array(member, allow_pickle=False)
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(member)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"version {version} of numpy's format; 1.0 or 2.0 is needed")
-    shape, _, dtype = readers[version](member, max_header_size=LARGEST_HEADER)
-    return shape, dtype
 
 
 def _check_header(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

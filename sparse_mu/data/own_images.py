@@ -1,6 +1,7 @@
 """The user's own images as a data set: a folder of image files for each class."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from sparse_mu.data import cache, pictures
 from sparse_mu.data.limits import check_fits, of_tests, spread, spread_rows
+from sparse_mu.data.regular import stat_file
 from sparse_mu.data.types import DataError, Source
 
 LAYOUT = "DIR/train/CLASS/*.png and DIR/test/CLASS/*.png (or .jpg, ...), the same classes in both"
@@ -37,7 +39,7 @@ def folder(
         DataError: the layout is another one, a file is no image, images differ in size and no
             ``image_size`` is given, they do not fit in memory, or ``cache_dir`` cannot be written.
     """
-    root = Path(data_dir).expanduser()
+    root = Path(os.path.expanduser(data_dir))
     if not root.is_dir():
         file = "a file, set dataset.name=npz" if root.suffix == ".npz" else "no folder"
         raise DataError(f"dataset.data_dir={root} is {file}; the layout is {LAYOUT}")
@@ -109,7 +111,7 @@ def _listed(root: Path, part: str) -> dict[str, list[_File]]:
             path = root / part / name / file
             if path.is_dir():
                 raise DataError(f"{path} is a folder inside a class; the layout is {LAYOUT}")
-            stat = path.stat()
+            stat = stat_file(path)
             below = f"{part}/{name}/{file}"
             found[name].append(_File(below, name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return found
@@ -138,20 +140,22 @@ def _check_classes(root: Path, train: dict[str, list[_File]], test: dict[str, li
 
 def _decoded(root: Path, paths: dict[str, list[str]], image_size: int) -> dict[str, np.ndarray]:
     """uint8[N, H, W, 3] of each part, all images of the first one's size."""
-    first = _picture(root / paths["train"][0], image_size)
-    rows = sum(map(len, paths.values()))
-    check_fits(str(root), rows, first.shape)
-    inputs = {}
-    for part in _PARTS:
-        inputs[part] = np.empty((len(paths[part]), *first.shape), np.uint8)
-        for row, path in enumerate(paths[part]):
-            picture = _picture(root / path, image_size)
-            if picture.shape != first.shape:
-                raise DataError(
-                    f"{root / path} is {_size(picture)} pixels and {paths['train'][0]} is "
-                    f"{_size(first)}; set dataset.image_size, the side that all are brought to"
-                )
-            inputs[part][row] = picture
+    with warnings.catch_warnings():  # of what is odd about an image that can be read
+        warnings.filterwarnings("ignore", module="PIL")
+        first = _picture(root / paths["train"][0], image_size)
+        rows = sum(map(len, paths.values()))
+        check_fits(str(root), rows, first.shape)
+        inputs = {}
+        for part in _PARTS:
+            inputs[part] = np.empty((len(paths[part]), *first.shape), np.uint8)
+            for row, path in enumerate(paths[part]):
+                picture = _picture(root / path, image_size)
+                if picture.shape != first.shape:
+                    raise DataError(
+                        f"{root / path} is {_size(picture)} pixels and {paths['train'][0]} is "
+                        f"{_size(first)}; set dataset.image_size, the side that all are brought to"
+                    )
+                inputs[part][row] = picture
     return inputs
 
 

@@ -72,8 +72,8 @@ def prepare(
         ValueError: there is no such data set; names those there are.
     """
     recipe = catalogue.find(name)
-    data_dir = Path(data_dir).expanduser()
-    manual = Path(manual_dir or data_dir / "downloads" / "manual").expanduser()
+    data_dir = Path(os.path.expanduser(data_dir))
+    manual = Path(os.path.expanduser(manual_dir or data_dir / "downloads" / "manual"))
     if data_dir.exists() and not data_dir.is_dir():
         raise DataError(f"{data_dir}: is no folder; give another --data_dir")
     with plain_tfds.quiet(progress), plain_tfds.explained(name, recipe, data_dir, manual):

@@ -299,4 +299,5 @@ def _take(
             raise StateDictError(f"tensor '{name}' (leaf '{tensor.leaf}') holds other than 0 and 1")
     elif not jnp.issubdtype(value.dtype, jnp.floating):
         raise StateDictError(f"tensor '{name}' (leaf '{tensor.leaf}') is {value.dtype}, no float")
-    return value.astype(leaf.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are for the caller to refuse
+        return value.astype(leaf.dtype)

@@ -9,13 +9,16 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sparse_mu.data.regular import stat_file
 from sparse_mu.interop import pickled
 from sparse_mu.interop.conversion import state_dict_of
 from sparse_mu.interop.errors import StateDictError
 
 _SAFE = ".safetensors"
 _TORCH = (".pth", ".pth.tar", ".pt")
-_LARGEST_PICKLE = 2**26  # bytes; it names tensors and does not hold them
+# bytes; it names tensors and does not hold them, 100 bytes for each. A hostile one becomes objects
+# of sixty times its size
+_LARGEST_PICKLE = 2**20
 _LONGEST_REASON = 200  # characters
 
 
@@ -40,7 +43,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        match _format(path):
+        kind = _format(path)
+        stat_file(path)
+        match kind:
             case "safetensors":
                 found: object = _read_safetensors(path)
             case _:

@@ -37,6 +37,9 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 # a state dict, and the milestones of a learning-rate schedule beside it in official checkpoints
 _DICTS = ("collections.OrderedDict", "collections.Counter")
 _ALLOWED = {*_STORAGES, _TENSOR, _PARAMETER, *_DICTS}
+# a tuple of tuples of one tuple, thirty deep, takes an hour to hash
+_KEYS = (str, int, float)
+_MOST_AXES = 32
 
 
 class _Global(NamedTuple):
@@ -78,10 +81,13 @@ class _Machine:
         self.storages: dict[str, bytes] = {}
 
     def run(self, pickled: bytes) -> Value:
-        for opcode, argument, _ in _opcodes(pickled):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            self._one(opcode.name, argument)
+        with warnings.catch_warnings():  # of escape sequences in the names of a damaged file
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # one after another: a list of all would take a hundred times the file
+            for opcode, argument, _ in pickletools.genops(pickled):
+                if opcode.name == "STOP":
+                    return self.stack.pop()
+                self._one(opcode.name, argument)
         raise ValueError("no STOP")
 
     def _one(self, name: str, argument: Value) -> None:
@@ -133,6 +139,8 @@ class _Machine:
                 stack.append(_allowed(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
+                if not (isinstance(attribute, str) and isinstance(module, str)):
+                    raise TypeError("a global of no name")
                 stack.append(_allowed(f"{module}.{attribute}"))
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
@@ -163,6 +171,8 @@ class _Machine:
     def _set(self, items: list[Value]) -> None:
         if not isinstance(self.stack[-1], dict):
             raise TypeError("items for something else than a dict")
+        if not all(type(key) in _KEYS for key in items[::2]):
+            raise TypeError("a key that is no text or number")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _storage(self, identity: Value) -> np.ndarray:
@@ -177,12 +187,6 @@ class _Machine:
         if len(self.storages[key]) != expected:
             raise StateDictError(f"its storage '{key}' has two sizes")
         return np.frombuffer(self.storages[key], dtype)
-
-
-def _opcodes(pickled: bytes) -> list[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    with warnings.catch_warnings():  # of escape sequences in the names of a damaged file
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return list(pickletools.genops(pickled))
 
 
 def _allowed(name: str) -> _Global:
@@ -204,6 +208,8 @@ def _call(function: Value, arguments: Value) -> Value:
             raise TypeError("a parameter of no tensor")
         return arguments[0]
     if function.name in _DICTS:
+        if not all(isinstance(given, dict) for given in arguments):
+            raise TypeError("a dict of something else than a dict")
         return OrderedDict(*arguments[:1])
     raise StateDictError(f"its pickle calls the global '{function.name}'")
 
@@ -213,6 +219,8 @@ def _tensor(storage: Value, offset: Value, shape: Value, strides: Value) -> np.n
     if not (isinstance(storage, np.ndarray) and storage.ndim == 1):
         raise TypeError("a tensor of no storage")
     if not (isinstance(shape, tuple) and isinstance(strides, tuple)):
+        raise TypeError("no shape")
+    if len(shape) > _MOST_AXES:  # the product of a million of them would not end
         raise TypeError("no shape")
     if len(shape) != len(strides) or not all(map(_is_count, (offset, *shape, *strides))):
         raise TypeError("no shape")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_mu import arguments
+from sparse_mu import arguments, builders, results
 from sparse_mu import config as rules
 from sparse_mu.main import main
 from sparse_mu.rules import METHODS as NAMES
@@ -131,7 +131,8 @@ OVERRIDES = {  # override: what is said after "error: "
     "--wrkdir=x": "--wrkdir: there is no such flag (did you mean '--workdir'?)",
     "digits": "argument 'digits' is no flag; flags start with --, as in python -m",
     "--report_only=perhaps": "flag --report_only=perhaps: ",
-    "--flagfile=/nowhere": "ERROR:: Unable to open flagfile: ",
+    "--flagfile=/nowhere": "--flagfile: there is no such flag",
+    "--undefok=confg": "--undefok: there is no such flag",
 }
 
 
@@ -357,13 +358,15 @@ def test_a_workdir_whose_config_is_damaged(refused, made, text):
     assert "config.json is damaged (" in refused(workdir=made, code=1)
 
 
-def test_a_workdir_that_another_process_holds(refused, made):
+def test_a_workdir_that_another_process_holds(refused, made, monkeypatch):
     with open(made / "lock", "w") as lock:
-        lock.write("process 12 on host")
+        lock.write("process 12 on host since 2026")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        said = refused("--report_only", workdir=made, code=1)
-    assert said.endswith("is held by process 12 on host")
+        for flags in (["--report_only"], []):  # the second before any data are read
+            monkeypatch.setattr(builders, "build", None)
+            said = refused(*flags, workdir=made, code=1)
+            assert said.endswith("is held by process 12 on host since 2026")
 
 
 def test_report_only_without_results(refused, made):
@@ -373,22 +376,24 @@ def test_report_only_without_results(refused, made):
 
 
 def row(trial):
-    return json.dumps({"method": "retrain", "sparsity": 0.0, "trial": trial}) + "\n"
+    return results.line({"method": "retrain", "sparsity": 0.0, "trial": trial})
 
 
-@pytest.mark.parametrize("line", ["{torn\n", "\n", "3\n", "{}\n", '{"method": []}\n'])
+@pytest.mark.parametrize("line", ["{torn\n", "\n", "3\n", "{}\n", row(7).replace("7", "8")])
 def test_results_with_a_broken_line_in_the_middle(refused, made, line):
     (made / "results.jsonl").write_text(row(0) + line + row(1))
     said = refused("--report_only", workdir=made, code=1)
-    assert "results.jsonl, line 2: is not a row of results; delete the file" in said
+    assert "results.jsonl, line 2: is damaged; run without --report_only, and what " in said
 
 
 def test_results_of_a_run_that_has_not_finished(refused, made):
     (made / "results.jsonl").write_text("".join(map(row, range(10))) + "{torn")
     said = refused("--report_only", workdir=made, code=1)
     assert said.endswith("the run has not finished; run without --report_only")
-    (made / "manifest.json").write_text('{"data": ')
-    assert "manifest.json: is damaged" in refused("--report_only", workdir=made, code=1)
+    for text in ('{"data": ', "[]", "{}", '{"digests": 3}'):
+        (made / "manifest.json").write_text(text)
+        said = refused("--report_only", workdir=made, code=1)
+        assert "manifest.json: is damaged" in said or "is of no known format" in said
 
 
 # Real processes

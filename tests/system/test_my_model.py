@@ -13,8 +13,9 @@ from sklearn.datasets import load_digits
 from torch_files import write_pth
 
 from configs import digits
-from sparse_mu import builders, config, interop, manifest, masks, models, stages
+from sparse_mu import builders, config, interop, manifest, masks, models, results
 from sparse_mu import run as pipeline
+from sparse_mu import workdir as workdirs
 from sparse_mu.main import main
 from sparse_mu.reading import reading
 from sparse_mu.table import to_text
@@ -80,7 +81,7 @@ def flat_of(rows_file, changed):
 
 def finish(folder, flat):
     experiment = builders.build(flat)
-    with stages.held(folder, flat) as workdir:
+    with workdirs.held(folder, flat) as workdir:
         rows, digests = pipeline.run_all(experiment, workdir, lambda *_: None, export=True)
         described = manifest.describe(experiment.data, digests, experiment.imported)
         summary = manifest.write_derived(workdir, rows, flat, described)
@@ -204,7 +205,9 @@ def test_the_command_takes_an_orbax_folder(trained, rows_file, tmp_path, capsys,
 
 
 def rows_of(folder):
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    """The rows that count: those after everything was judged anew."""
+    text = (folder / "results.jsonl").read_text().rpartition(results.line(results.ANEW))[2]
+    return [json.loads(line) for line in text.splitlines()]
 
 
 README = Path(__file__).parents[2] / "README.md"

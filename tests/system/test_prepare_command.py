@@ -79,6 +79,7 @@ def rows_in(folder):
     return len(source)
 
 
+@pytest.mark.ci
 def test_the_command_prepares_once(start, tmp_path, capsys):
     process = start(f"--manual_dir={tmp_path / 'manual'}")
     out, err = process.communicate()
@@ -97,6 +98,7 @@ def test_the_command_prepares_once(start, tmp_path, capsys):
     ]
 
 
+@pytest.mark.ci
 def test_a_killed_preparation_leaves_no_data_set(start, tmp_path):
     data, manual = tmp_path / "data", tmp_path / "manual"
     process = start(f"--manual_dir={manual}", STUCK="1")

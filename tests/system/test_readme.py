@@ -81,6 +81,7 @@ def l1_norm(state) -> float:
     return float(optax.tree.norm(state.model.params, ord=1))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("section", "part"), BLOCKS)
 def test_blocks_run_in_order(section, part, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # one of them writes a file
@@ -108,6 +109,7 @@ def test_step_block_has_at_most_fifteen_lines(part):
     assert all(word in last for word in ("finetune.step", "l1.step", "magnitude_masks"))
 
 
+@pytest.mark.ci
 @each_bridge
 def test_finetune_step_lowers_the_loss(bridge):
     batch = bridge["sets"].retain

@@ -80,7 +80,7 @@ def test_ids_that_look_like_numbers(written):
     assert rows_of(written("a.json", "[1]"), ["1", "0"]) == [1]  # a number is a row, a text an id
     assert rows_of(written("a.json", '["1"]'), ["1", "0"]) == [0]
     fails(
-        "line 2: '2' is not the id of a training row of pets$",
+        "line 2: '2' is not the id of a training row of pets; its ids are such as '10'$",
         rows_of,
         written("a.txt", "11\n2"),
         ids,
@@ -91,7 +91,8 @@ def test_ids_that_look_like_numbers(written):
 def test_ids_bad_input(written):
     three = f"{IDS[1]}\ntrain_1\n{IDS[0]}\ncat\n17b\n"
     fails(
-        "line 2: 'train_1' is not the id of a training row of pets, nor are 2 more$",
+        "line 2: 'train_1' is not the id of a training row of pets, nor are 2 more; its ids are "
+        "such as 'train_00007'$",
         rows_of,
         written("a.txt", three),
     )
