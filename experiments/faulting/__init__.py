@@ -1,0 +1,1 @@
+"""The parts of ``experiments.faults``, one experiment a file."""
