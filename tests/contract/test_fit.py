@@ -27,7 +27,7 @@ from sparse_mu.optimiser import hyper_parameters
 from sparse_mu.types import LossAux
 
 
-@by_default("finetune", "salun", "fisher_forgetting")
+@by_default("finetune", rest=pytest.mark.ci)
 def test_trials_spread_over_devices_equal_the_same_trials_alone_bit_for_bit(name):
     batched = tiny.batched_trials(5)  # divisible by neither 2 nor 4; sets of five sizes
     alone = [run_fit(method(name), trial_of(batched, t), single()) for t in range(5)]
@@ -102,7 +102,7 @@ def test_batches_sharded_over_four_devices_equal_one_device(name):
     assert_split_equals_one_device(name, "sharded")
 
 
-@by_default("finetune", "salun", "influence_cg")
+@by_default("finetune", rest=pytest.mark.ci)
 def test_batches_mapped_over_four_devices_equal_one_device(name):
     assert_split_equals_one_device(name, "mapped")
 

@@ -49,7 +49,11 @@ def trained(mode, batchnorm_axis=None, network="small_cnn"):
 
 
 @pytest.mark.parametrize(
-    ("mode", "axis"), [pytest.param("sharded", None, marks=pytest.mark.slow), ("mapped", ROWS)]
+    ("mode", "axis"),
+    [
+        pytest.param("sharded", None, marks=pytest.mark.slow),
+        pytest.param("mapped", ROWS, marks=pytest.mark.ci),
+    ],
 )
 def test_batchnorm_sees_the_whole_batch(mode, axis):
     # three steps; statistics of 8 rows summed in another order

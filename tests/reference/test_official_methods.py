@@ -35,6 +35,7 @@ def test_magnitude_mask(recorded, record):
     record(comparisons.omp_rows(recorded))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("arm", ["dense", "sparse"])
 @pytest.mark.parametrize("method", ["ft", "l1", "ga"])
 def test_first_order_methods(recorded, record, method, arm):

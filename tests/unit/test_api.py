@@ -77,6 +77,7 @@ def test_pruned_weights_stay_zero(model, key):
     assert not any(leaf.any() for leaf in jax.tree.leaves(gone))
 
 
+@pytest.mark.ci
 def test_a_second_request_starts_from_the_unlearned_model(model, key):
     ascent = sparse_mu.gradient_ascent(LOSS, optax.sgd(0.1))
     first_set, second_set = tiny.examples(5, 8), tiny.examples(6, 8)

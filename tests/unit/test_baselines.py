@@ -376,6 +376,7 @@ def test_the_count_of_salient_weights_is_exact_under_ties_and_masks(fraction, se
         assert flat[chosen].min() >= flat[alive & ~chosen].max()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("tx", [None, optax.adamw(0.01, weight_decay=0.1)], ids=["sgd", "adamw"])
 def test_weights_that_are_not_salient_keep_their_bits_and_have_no_momentum(tx):
     unlearner = unlearn.salun(

@@ -32,6 +32,7 @@ def test_the_theorem_holds_on_every_mask_of_a_quadratic(rate):
             assert found.error > 0.05 * found.bound
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("rate", [0.001, 0.1])
 def test_the_theorem_holds_on_every_mask_of_logistic_sgd(rate):
     for mask in EVERY_MASK:
@@ -120,6 +121,7 @@ def test_the_factors_do_not_increase_over_nested_masks(mask, more):
         assert inner_sigma <= outer_sigma * ROUNDING
 
 
+@pytest.mark.ci
 def test_power_iteration_is_below_the_norm_and_its_margin_above():
     rng = np.random.default_rng(5)
     product = jax.jit(lambda matrix, vector: tree(matrix @ flat(vector)))

@@ -71,6 +71,7 @@ def test_fisher_diagonal_of_linear_gaussian_regression_is_the_closed_form(key, i
     np.testing.assert_allclose(found["bias"], np.full(3, weights.sum()), **CLOSE)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_fisher_diagonal_of_a_network_is_the_sum_over_classes(key, in_turn):
     model, batch = tiny_model(), rows_of(4, np.ones(4))
@@ -109,6 +110,7 @@ def test_hessian_product_is_the_dense_hessian(key):
     assert np.linalg.eigvalsh(expected)[0] < -0.01  # indefinite, as networks are
 
 
+@pytest.mark.ci
 def test_gauss_newton_product_is_the_dense_matrix_and_its_trace_the_fishers(key):
     weights = np.array([1.0, 1.0, 0.0, 2.0, 1.0])
     model, batch = tiny_model(), rows_of(5, weights)

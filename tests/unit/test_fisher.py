@@ -217,6 +217,7 @@ def numpy_official_law(weights, fisher, alpha, forgotten=None):
     return means, variances
 
 
+@pytest.mark.ci
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([None, 0, 2]), st.floats(1e-9, 1e-2))
 def test_the_official_law_is_the_codes_in_its_order(seed, forgotten, alpha):
@@ -286,6 +287,7 @@ def floored_draws():
     return flat(state.masks), np.float64(flat(law)), np.float64(drawn)
 
 
+@pytest.mark.ci
 def test_noise_has_the_variance_of_its_law():
     kept, variance, noise = floored_draws()
     # five standard errors: of a variance sqrt(2 / n) relative, of a mean sqrt(var / n)
@@ -357,6 +359,7 @@ def test_the_forgotten_classes_lose_their_columns_of_the_head(noise, treatment):
     compare(params, expected, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_a_removed_class_never_wins_and_the_other_logits_stay():
     unlearner = fisher(head=tiny.HEAD, head_treatment="removed", forgotten_classes=(2,))
     model = tiny.draw(jax.random.key(0))

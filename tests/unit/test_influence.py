@@ -169,6 +169,7 @@ def dense_solver(hessian):
     return solve
 
 
+@pytest.mark.ci
 def test_average_and_sum_directions_at_an_unregularised_optimum_differ_by_a_factor_only():
     with jax.enable_x64(True):  # SPEC 11.10
         retain = np.arange(ROWS) >= 50
@@ -333,6 +334,7 @@ def test_the_finished_state_says_whether_the_solve_converged():
     assert len(set(residuals[first:])) == 1  # held from there on
 
 
+@pytest.mark.ci
 def test_negative_curvature_stops_the_hessian_and_is_told():
     # far from a minimum, with next to no damping, a tanh network's Hessian is indefinite
     unlearner = influence_unlearning(LOSS, solver="cg", curvature="hessian", damping=1e-6)
@@ -360,6 +362,7 @@ def test_a_step_before_the_survey_is_refused(solver):
         unlearner.survey.step(state, UnlearnBatch(None, tiny.batch(0)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("solver", ["cg", "official"])
 def test_a_batch_split_over_devices_is_the_whole_batch(solver):
     def made(axis_name):
@@ -385,6 +388,7 @@ def row_gradients(model, batch):
     return curvature.example_gradients(LOSS, model, batch, None)
 
 
+@pytest.mark.ci
 def test_official_is_the_recursion_over_rows_in_their_order():
     count = 5  # so 7 of the 14 rows
     unlearner = influence_unlearning(LOSS, 0.7, solver="official", rows=count)

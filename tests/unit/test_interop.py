@@ -70,6 +70,7 @@ def assert_same_bits(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.7])
 def test_a_round_trip_keeps_every_bit(name, sparsity):
@@ -234,6 +235,7 @@ def test_masks_come_as_torch_writes_them():
     assert_same_bits(found_masks, kept)
 
 
+@pytest.mark.ci
 def test_a_pruned_leaf_that_is_no_convolution_keeps_its_mask():
     model = draw("small_cnn")
     kept = masks.from_scores(magnitudes(model), 0.5, masks.matrices)

@@ -20,10 +20,11 @@ LEVELS = {
     0: "types trees",
     1: "masks scores proximal curvature losses metrics statistics auditing topology optimiser",
     2: "bounds pruning pruning_at_init",
-    3: "execution trials epoch streaming training checkpoint shadows api evaluation",
-    4: "agreement run acts pruned_arms judge config rules settings stages manifest summary report "
-    "blocks table reading export imported_arm",
-    5: "main prepare audit arguments terminal",
+    3: "memory execution trials epoch streaming training standing stopping checkpoint shadows api "
+    "evaluation digests quiet",
+    4: "agreement run acts pruned_arms judge config rules settings stages workdir results sealing "
+    "manifest verify summary report retry blocks table reading export imported_arm",
+    5: "main session signals prepare audit arguments terminal",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()} | FOLDERS
 ANYWHERE = {"jax", "numpy", "optax", "chex", "scipy"}

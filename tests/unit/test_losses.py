@@ -18,6 +18,7 @@ def batch(weights, rows=4):
     return Batch(jnp.asarray(logits), jnp.arange(rows) % 3, jnp.asarray(weights, jnp.float32))
 
 
+@pytest.mark.ci
 def test_the_loss_is_the_weighted_sum(key):
     given = batch([1.0, 0.5, 0.0, 2.0])
     loss, aux = classification(apply_fn)(jnp.float32(1), (), given, key)
@@ -37,6 +38,7 @@ def test_a_row_of_weight_zero_adds_nothing_even_when_its_loss_is_infinite(key):
     assert float(loss_fn(1.0, (), broken, key)[0]) == float(loss_fn(1.0, (), given, key)[0])
 
 
+@pytest.mark.ci
 def test_sums_add_over_parts_of_a_batch(key):
     given = batch([1.0, 0.5, 0.0, 2.0])
     loss_fn = classification(apply_fn)

@@ -58,6 +58,7 @@ def traced(scores, sparsity, scope, structure):
     return masks.from_scores(scores, sparsity, masks.matrices, scope=scope, structure=structure)
 
 
+@pytest.mark.ci
 @settings(deadline=None, max_examples=25)
 @given(numbers=values, share=sixteenths, scope=scopes, structure=structures)
 def test_counts_are_exact_and_ties_go_by_index(numbers, share, scope, structure):
@@ -115,6 +116,7 @@ def traced_lowest(given_masks, scores, counts, scope, structure):
     )
 
 
+@pytest.mark.ci
 @settings(deadline=None, max_examples=25)
 @given(
     numbers=values,
@@ -185,6 +187,7 @@ def test_within_a_mask_the_count_is_that_of_the_whole():
     np.testing.assert_array_equal(unchanged["w"], outer["w"])
 
 
+@pytest.mark.ci
 def test_a_unit_with_pruned_entries_scores_by_those_it_keeps():
     scores = {"w": jnp.array([[9.0, 2.0], [1.0, 2.0]])}
     outer = {"w": jnp.array([[False, True], [True, True]])}  # filter 0 keeps 1, filter 1 mean 2

@@ -32,6 +32,7 @@ def slow_convolution(inputs, kernel, stride, padding):
     return out
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("form", ["xla", "patches"])
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "side"),
@@ -159,6 +160,7 @@ def test_batch_norm_of_one_value_raises():
         norm.apply(variables, jnp.zeros((1, 3)), True, mutable=["batch_stats"])
 
 
+@pytest.mark.ci
 def test_batch_norm_does_not_cancel():
     x = 1e4 + np.random.default_rng(3).standard_normal((64, 1)).astype(np.float32)
     norm = models.BatchNorm()
@@ -167,6 +169,7 @@ def test_batch_norm_does_not_cancel():
     np.testing.assert_allclose(np.std(y), 1, atol=1e-2)
 
 
+@pytest.mark.ci
 def test_synchronised_batch_norm_equals_the_whole_batch():
     x = jnp.asarray(np.random.default_rng(4).standard_normal((8, 2, 2, 3)), jnp.float32)
     variables = models.BatchNorm().init(jax.random.key(0), x, False)
@@ -297,6 +300,7 @@ def test_training_mode_moves_every_statistic():
         assert not np.any(np.asarray(before) == np.asarray(after))
 
 
+@pytest.mark.ci
 def test_small_network_trains_inside_a_scan():
     module, _ = network("small", num_classes=2)
     params, net_state = jax.jit(models.init_of(module, (1, 8, 8, 1)))(jax.random.key(0))
@@ -347,6 +351,7 @@ def reference(name):
     return np.load(REFERENCE / name)
 
 
+@pytest.mark.ci
 def test_resnet20s_with_xlas_convolutions_against_official_logits():
     # in the form of this machine tests/reference compares them
     recorded = reference("resnet20s.npz")

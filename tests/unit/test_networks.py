@@ -157,6 +157,7 @@ def test_bfloat16_computes_and_float32_keeps(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(drawn))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "leaf", "spread"),
     [

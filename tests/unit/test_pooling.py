@@ -35,6 +35,7 @@ def test_max_pool_equals_a_loop(size, stride, padding, shape):
         np.testing.assert_array_equal(found[:, y, x], window.max((1, 2)))
 
 
+@pytest.mark.ci
 def test_max_pool_has_the_gradient_of_xlas():
     images = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, 8, 3)), jnp.float32)
 

@@ -55,6 +55,7 @@ def per_layer(found):
     return {name: int(leaf.sum()) for name, leaf in found.items()}
 
 
+@pytest.mark.ci
 def test_synflow_keeps_every_layer_where_magnitude_empties_one():
     model, arguments = chain_of([1.0, 1e-3, 1.0]), {"prunable": masks.matrices}
     ones = jnp.ones((1, 4))
