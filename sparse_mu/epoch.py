@@ -253,15 +253,14 @@ class Ahead(NamedTuple):
 def compile_ahead(
     programs: Programs,
     execution: Execution,
-    last: Program | None,
     started: tuple,
     own: Trials,
     shared: tuple,
 ) -> Ahead:
-    """Compiles a pass and the program after it, ``last``, ahead of their first calls.
+    """Compiles a pass ahead of its first call.
 
     Raises:
-        sparse_mu.memory.MemoryShort: if there is less memory than one of them needs.
+        sparse_mu.memory.MemoryShort: if there is less memory than it needs.
     """
     began = time.perf_counter()
     if execution.loop == "compiled":
@@ -271,9 +270,6 @@ def compile_ahead(
         batches = programs.take((), (own, orders), (*shared, np.int32(0)))
         carry = first_carry(execution, started)
         needed = memory.compile_ahead(programs.step, execution, carry, batches, ())
-    if last is not None:
-        after = memory.compile_ahead(last, execution, started[0], (), ())
-        needed = memory.larger(needed, after)
     return Ahead(time.perf_counter() - began, needed)
 
 

@@ -87,7 +87,6 @@ def _batches(stream: Streamed, epoch: Cut, draws: list[tuple[int, ...]]) -> Iter
 def compile_ahead(
     programs: Programs,
     execution: Execution,
-    last: Program | None,
     started: tuple,
     own: Trials,
     shared: tuple,
@@ -97,13 +96,12 @@ def compile_ahead(
     Args:
         programs: of the pass.
         execution: how trials run.
-        last: the program after the pass.
         started: the states before it, and which are alive.
         own: the trials' sets and orders.
         shared: the stream and the epoch.
 
     Raises:
-        sparse_mu.memory.MemoryShort: if there is less memory than one of them needs.
+        sparse_mu.memory.MemoryShort: if there is less memory than it needs.
     """
     began = time.perf_counter()
     stream, epoch = shared
@@ -116,9 +114,6 @@ def compile_ahead(
     batches = programs.prepare((), (own, *placed), (epoch, np.int32(0)))
     carry = first_carry(execution, started)
     needed = memory.compile_ahead(programs.step, execution, carry, batches, ())
-    if last is not None:
-        after = memory.compile_ahead(last, execution, started[0], (), ())
-        needed = memory.larger(needed, after)
     return Ahead(time.perf_counter() - began, needed)
 
 

@@ -259,6 +259,12 @@ def fit(
     done, compiling, known = at.done, at.compile_seconds, set()
     needed: int | None = None
 
+    def compile_one(program: Program, *given: PyTree) -> None:
+        nonlocal compiling, needed
+        tick = time.perf_counter()
+        needed = memory.larger(needed, memory.compile_ahead(program, execution, *given))
+        compiling += time.perf_counter() - tick
+
     def go(
         way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int, within: Within
     ) -> tuple[tuple, Stats, int | None]:
@@ -267,19 +273,18 @@ def fit(
         shared = (dataset, np.int32(epoch))
         if way not in known:
             known.add(way)
-            ahead = compile_pass(way.programs, execution, then, started, own, shared)
+            ahead = compile_pass(way.programs, execution, started, own, shared)
             compiling, needed = compiling + ahead.seconds, memory.larger(needed, ahead.needed)
+            if then is not None:
+                compile_one(then, started[0], (), ())
         return run_pass(way.programs, execution, started, own, shared, within)
 
     def begun(own: Trials, index: np.ndarray, placed: tuple, length: Length) -> tuple:
         """The states before the first step, and which are alive."""
-        nonlocal compiling, needed, done
+        nonlocal done
         if begin not in known:
             known.add(begin)
-            tick = time.perf_counter()
-            begin_needs = memory.compile_ahead(begin, execution, placed, length, ())
-            needed = memory.larger(needed, begin_needs)
-            compiling += time.perf_counter() - tick
+            compile_one(begin, placed, length, ())
         state, alive = begin(placed, length, ())
         if adapt is not None:
             hyper = adapt(execution.get(state.hyper), index)
