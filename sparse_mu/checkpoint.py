@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sparse_mu import trees
+from sparse_mu import digests, trees
 from sparse_mu.quiet import quiet
 from sparse_mu.types import Masks, Model, PyTree
 
@@ -72,7 +72,7 @@ def save(folder: Path, tree: PyTree, meta: Mapping[str, object]) -> None:
         _clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with quiet(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((folder / _TREE).absolute(), _plain(tree))
+            checkpointer.save((folder / _TREE).absolute(), trees.flat(tree))
             checkpointer.wait_until_finished()
         content = {"meta": dict(meta), "files": _digests(folder / _TREE)}
         text = json.dumps(content | {"digest": _digest_of(content)}, indent=1)
@@ -108,12 +108,21 @@ def restore(folder: Path, like: PyTree) -> tuple[PyTree, dict]:
         DamagedError: if it cannot be read, or is not what was saved.
         CheckpointError: if its tree is another one (the leaf is named).
     """
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), like)
-    plain = _plain(target)
     meta = read_meta(folder)
+    return read_tree(folder, like), meta
+
+
+def read_tree(folder: Path, like: PyTree) -> PyTree:
+    """The tree of a folder whose digests hold, as :func:`read_meta` has found.
+
+    Raises:
+        DamagedError, CheckpointError: as :func:`restore`.
+    """
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), like)
+    plain = trees.flat(target)
     restored = _read(folder, plain)
     leaves = [np.asarray(restored[name]) for name in plain]  # jax would sort the names
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -174,9 +183,7 @@ def _digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = digest
+            found[path.relative_to(folder).as_posix()] = digests.of_file(path)
     return found
 
 
@@ -274,9 +281,3 @@ def _reason(error: Exception) -> str:
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = line.partition(" [source locations")[0]
     return line if len(line) <= LONGEST_REASON else "..." + line[-LONGEST_REASON:]
-
-
-def _plain(tree: PyTree) -> dict:
-    """The leaves under their path names: one flat dict, whatever containers held them."""
-    names = [name.replace("/", ".") for name in trees.leaf_names(tree)]
-    return dict(zip(names, jax.tree.leaves(tree), strict=True))

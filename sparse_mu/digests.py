@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from sparse_mu import trees
@@ -29,8 +28,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 
 def of_tree(tree: PyTree) -> str:
     """The digest of a tree's leaves under the names by which a checkpoint stores them."""
-    names = [name.replace("/", ".") for name in trees.leaf_names(tree)]
-    return of_arrays(dict(zip(names, map(np.asarray, jax.tree.leaves(tree)), strict=True)))
+    return of_arrays({name: np.asarray(leaf) for name, leaf in trees.flat(tree).items()})
 
 
 def of_json(value: object) -> str:

@@ -79,7 +79,7 @@ def keeper_in(
                 continue  # killed while it was saved
             try:
                 at = Position(**checkpoint.read_meta(path))
-                return checkpoint.restore(path, like_at(at))[0], at
+                return checkpoint.read_tree(path, like_at(at)), at
             # the others: it was written by a version whose positions are of another form
             except (checkpoint.CheckpointError, TypeError, ValueError) as error:
                 logging.warning("going back to the checkpoint before: %s", error)

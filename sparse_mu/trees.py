@@ -25,6 +25,15 @@ def leaf_names(tree: PyTree) -> list[str]:
     return [jax.tree_util.keystr(p, simple=True, separator="/") or "(root)" for p, _ in paths]
 
 
+def flat(tree: PyTree) -> dict[str, PyTree]:
+    """The leaves by their names, joined by dots (``"Dense_0.kernel"``), as checkpoints store them.
+
+    One flat dict, in ``jax.tree.leaves``'s order, whatever containers held them.
+    """
+    names = [name.replace("/", ".") for name in leaf_names(tree)]
+    return dict(zip(names, jax.tree.leaves(tree), strict=True))
+
+
 def describe_mismatch(tree: PyTree, expected: PyTree, *, dtypes: bool = True) -> str | None:
     """Says in one line where ``tree`` stops having the structure and shapes of ``expected``.
 
