@@ -5,14 +5,20 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from typing import Any
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that lets late news pass once it is closed.
+    """An event loop that lets pass what comes after the first error.
 
-    Orbax reads all arrays at once and closes its loop at the first error; the threads that still
-    read then find it closed, and each would print a traceback.
+    Orbax reads all arrays at once, raises the first error and closes its loop. Threads that still
+    read then find it closed, and each would print a traceback; so would each further array that
+    failed, whenever its future is thrown away.
     """
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if "never retrieved" not in context["message"]:
+            super().call_exception_handler(context)
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: object, context: Context | None = None

@@ -365,4 +365,6 @@ def run_examples(strategy, count, check):
     def every(example):
         check(example)
 
-    every()
+    with warnings.catch_warnings():  # of how long a failing example is, in place of the failure
+        warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
+        every()
