@@ -41,7 +41,9 @@ def test_magnitude_mask(recorded, record):
 def test_first_order_methods(recorded, record, method, arm):
     key = f"{method}_{arm}"
     needs(recorded, key)
-    record(comparisons.first_order_rows(recorded, key))
+    record(comparisons.first_order_rows_in_double(recorded, key))
+    single = {"limits": comparisons.SINGLE, "note": ", float32"}
+    record(comparisons.first_order_rows(recorded, key, **single))
 
 
 @lengthy

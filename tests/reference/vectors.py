@@ -94,8 +94,8 @@ class Network(NamedTuple):
         return interop.to_state_dict(model, masks, channels=self.channels)
 
 
-def make_network(name, classes, channels, side):
-    module = BUILT[name](classes, channels)
+def make_network(name, classes, channels, side, dtype=np.float32):
+    module = BUILT[name](classes, channels).clone(dtype=np.dtype(dtype))
     like = Model(*jax.eval_shape(models.init_of(module, (1, side, side, 3)), jax.random.key(0)))
     return Network(models.apply_fn_of(module), channels, like)
 
@@ -104,8 +104,13 @@ def classes_of(path):
     return len(group(path, "weights")["fc.bias"])
 
 
-def network_of(path):
-    """The shipped network that a file's weights fit: a new one each call, so nothing is cached."""
+def network_of(path, dtype=np.float32):
+    """The shipped network that a file's weights fit: a new one each call, so nothing is cached.
+
+    Args:
+        path: the file.
+        dtype: type computed in.
+    """
     weights = group(path, "weights")
     constants = (weights.get("normalize.mean"), weights.get("normalize.std"))
     channels = None
@@ -115,7 +120,7 @@ def network_of(path):
     side = group(path, "data")["retain_images"].shape[1]
     reasons = []
     for name in BUILT:
-        network = make_network(name, classes, channels, side)
+        network = make_network(name, classes, channels, side, dtype)
         try:
             network.load(weights)
         except interop.StateDictError as error:
