@@ -41,10 +41,17 @@ def as_they_are(inputs: PyTree, key: Key) -> PyTree:
 
 
 class Order(NamedTuple):
-    """An epoch's rows of one set: the first ``count`` of ``rows`` are members."""
+    """An epoch's rows of one set.
+
+    Attributes:
+        rows: ``int32[N]``, the members first.
+        count: how many members there are.
+        counted: how many rows of the epoch count; past ``count`` the order starts again.
+    """
 
     rows: Array
     count: Array
+    counted: Array
 
 
 class Carry(NamedTuple):
@@ -66,11 +73,11 @@ def epoch_order(members: Array, order_key: Key, epoch: Array) -> Array:
     return jnp.argsort(jnp.where(members, draws, jnp.inf))
 
 
-def _gather(dataset: Dataset, order: Order, counted: Array, index: Array, size: int) -> Batch:
-    """Batch ``index``; past the end the order starts again, and past ``counted`` at weight 0."""
+def _gather(dataset: Dataset, order: Order, index: Array, size: int) -> Batch:
+    """Batch ``index``; past the end the order starts again, and past what counts at weight 0."""
     position = index * size + jnp.arange(size)
     rows = order.rows[position % jnp.maximum(order.count, 1)]
-    weights = ((position < counted) & (order.count > 0)).astype(jnp.float32)
+    weights = ((position < order.counted) & (order.count > 0)).astype(jnp.float32)
     return Batch(dataset.inputs[rows], dataset.labels[rows], weights)
 
 
@@ -87,7 +94,6 @@ class Programs(NamedTuple):
         prepare: the same of batches that are gathered already.
         step: one step.
         batch_size: rows of a set in one step.
-        paired: whether the shorter set starts again.
     """
 
     whole: Program
@@ -96,7 +102,6 @@ class Programs(NamedTuple):
     prepare: Program
     step: Program
     batch_size: int
-    paired: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -112,23 +117,24 @@ def epoch_programs(
 
     def draw(own: Trials, epoch: Array) -> tuple[Order, ...]:
         sets = (own.forget, own.retain) if len(names) == 2 else (own.retain,)
-        return tuple(
-            Order(epoch_order(members, own.order_key, epoch), jnp.sum(members)) for members in sets
-        )
-
-    def longest(orders: tuple[Order, ...]) -> Array:
-        return functools.reduce(jnp.maximum, [order.count for order in orders])
+        counts = [jnp.sum(members) for members in sets]
+        counted = counts
+        if reads == "paired":
+            counted = [functools.reduce(jnp.maximum, counts)] * len(counts)
+        elif len(sets) == 1:
+            least = counts[0] if own.at_least is None else own.at_least
+            counted = [jnp.where(counts[0] > 0, jnp.maximum(counts[0], least), 0)]
+        rows = [epoch_order(members, own.order_key, epoch) for members in sets]
+        return tuple(map(Order, rows, counts, counted))
 
     def steps_of(orders: tuple[Order, ...]) -> Array:
-        return -(-longest(orders) // batch_size)
+        longest = functools.reduce(jnp.maximum, [order.counted for order in orders])
+        return -(-longest // batch_size)
 
     def take(own: Trials, orders: tuple[Order, ...], shared: tuple) -> tuple:
         """The batches of one step, and whether the trial has such a step."""
         dataset, epoch, index = shared
-        batches = []
-        for order in orders:
-            counted = longest(orders) if reads == "paired" else order.count
-            batches.append(_gather(dataset, order, counted, index, batch_size))
+        batches = [_gather(dataset, order, index, batch_size) for order in orders]
         return prepared(own, batches, epoch, index), index < steps_of(orders)
 
     def prepared(own: Trials, batches: list[Batch], epoch: Array, index: Array) -> list[Batch]:
@@ -193,7 +199,6 @@ def epoch_programs(
         prepare=execution.compile(prepare_one, donate=False),
         step=execution.compile(one_step, donate=True),
         batch_size=batch_size,
-        paired=reads == "paired",
     )
 
 

@@ -39,7 +39,7 @@ class Cut(NamedTuple):
     passes: np.ndarray
 
 
-def cut(orders: tuple[Order, ...], steps: int, batch_size: int, paired: bool) -> Cut:
+def cut(orders: tuple[Order, ...], steps: int, batch_size: int) -> Cut:
     """The rows of every step, on the host, as :func:`sparse_mu.epoch.epoch_programs` gathers them.
 
     Past its end an order starts again, with the next pass; past what counts, rows have weight 0.
@@ -48,17 +48,14 @@ def cut(orders: tuple[Order, ...], steps: int, batch_size: int, paired: bool) ->
         orders: one per set, of ``int32[G, N]`` rows and ``int32[G]`` counts.
         steps: of the epoch.
         batch_size: rows of a set in one step.
-        paired: whether the shorter set counts as long as the longer one lasts.
     """
     position = np.arange(steps * batch_size)
-    longest = np.max([order.count for order in orders], axis=0)
     rows, weights, passes = [], [], []
     for order in orders:
-        counted = longest if paired else order.count
         number, wrapped = np.divmod(position[None, :], np.maximum(order.count, 1)[:, None])
         rows.append(np.take_along_axis(np.asarray(order.rows), wrapped, axis=1))
         passes.append(number.astype(np.int32))
-        counts = (position[None, :] < counted[:, None]) & (order.count > 0)[:, None]
+        counts = (position[None, :] < order.counted[:, None]) & (order.count > 0)[:, None]
         weights.append(counts.astype(np.float32))
 
     def by_step(of_sets: list[np.ndarray]) -> np.ndarray:
@@ -106,7 +103,7 @@ def compile_ahead(
     began = time.perf_counter()
     stream, epoch = shared
     orders, _ = execution.get(programs.order((), own, ((), epoch)))
-    rows, weights, _ = cut(orders, 1, programs.batch_size, programs.paired)
+    rows, weights, _ = cut(orders, 1, programs.batch_size)
     sets, labels = range(len(orders)), stream.labels[rows[0]]
     inputs = np.zeros((execution.group, programs.batch_size, *stream.shape[1:]), stream.dtype)
     read = [Batch(inputs, labels[:, s], weights[0][:, s]) for s in sets]
@@ -128,7 +125,7 @@ def run_epoch(
     """As :func:`sparse_mu.epoch.run_epoch`, over a stream."""
     stream, epoch = shared
     orders, steps = execution.get(programs.order((), own, ((), epoch)))
-    pieces = cut(orders, int(np.max(steps)), programs.batch_size, programs.paired)
+    pieces = cut(orders, int(np.max(steps)), programs.batch_size)
     pieces = Cut(*(part[within.first :] for part in pieces))
     words = execution.get(jax.random.key_data(own.order_key))
     draws = [tuple(map(int, (*of_trial, epoch))) for of_trial in words]

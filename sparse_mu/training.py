@@ -18,17 +18,16 @@ from sparse_mu import memory, streaming
 from sparse_mu.epoch import (
     Length,
     Prepare,
-    Programs,
     Within,
     as_they_are,
     begin_program,
     compile_ahead,
-    epoch_programs,
     finish_program,
     lengths_of,
     run_epoch,
     survey_end_program,
 )
+from sparse_mu.passes import Pass, check, pass_of, rows_of_epoch
 from sparse_mu.standing import (
     Keeper,
     Position,
@@ -46,20 +45,19 @@ from sparse_mu.stopping import Stopped
 from sparse_mu.types import (
     Array,
     Dataset,
+    EnoughFn,
     Execution,
     Key,
     Masks,
     Model,
     Program,
     PyTree,
-    Reads,
     Stats,
-    StepFn,
     Streamed,
     Trials,
     Unlearner,
 )
-from sparse_mu.unlearn.contract import OneSet, unchanged
+from sparse_mu.unlearn.contract import unchanged
 
 LONG = 10.0  # seconds of a fit that are worth a checkpoint at its end
 OnEpoch = Callable[[int, int], None]
@@ -104,28 +102,6 @@ def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
     return jax.tree.map(select, tree)
 
 
-class _Pass(NamedTuple):
-    """One way over the data: its compiled pieces and what it reads."""
-
-    programs: Programs
-    reads: Reads
-
-
-def _pass(
-    step: StepFn, reads: Reads, batch_size: int, prepare: Prepare, execution: Execution
-) -> _Pass:
-    # a step that reads one set is handed that set alone, in the retain slot of its trial, so that
-    # fine-tuning and ascent are one program
-    body, slot = (step.on_batch, None) if isinstance(step, OneSet) else (step, reads)
-    return _Pass(epoch_programs(body, slot, batch_size, prepare, execution), reads)
-
-
-def _longest(reads: Reads, forget: np.ndarray, retain: np.ndarray) -> np.ndarray:
-    """``int[T]``, the rows of an epoch of each trial."""
-    sizes = {"forget": forget.sum(axis=1), "retain": retain.sum(axis=1)}
-    return sizes[reads] if reads in sizes else np.maximum(*sizes.values())
-
-
 def fit(
     unlearner: Unlearner,
     model: Model,
@@ -141,6 +117,7 @@ def fit(
     start: int = 0,
     horizon: int | None = None,
     snapshot_epochs: tuple[int, ...] = (),
+    enough: EnoughFn | None = None,
     adapt: Adapt | None = None,
     on_epoch: OnEpoch | None = None,
     keeper: Keeper | None = None,
@@ -164,6 +141,8 @@ def fit(
         start: the first epoch; the schedules' step counter starts there too.
         horizon: length the schedules are laid over; default ``epochs``.
         snapshot_epochs: epochs before which (or at the end) a copy of the models is kept.
+        enough: asked at each of these of a group's models so far; where it is true of all trials of
+            the group, the group ends there, and later snapshots hold its last models.
         adapt: ``(hyper-parameters of a group, its trials' numbers) -> hyper-parameters``, where
             trials differ in them.
         on_epoch: called with (finished, total) group-epochs as they are dispatched.
@@ -182,29 +161,20 @@ def fit(
     keeper = keeper or not_kept()
     if unlearner.passes == "once":
         start, epochs = 0, 1
-    if not 0 <= start < epochs:
-        raise ValueError(f"start = {start}, epochs = {epochs}: there is no epoch to run")
-    if not all(start <= epoch <= epochs for epoch in snapshot_epochs):
-        raise ValueError(f"snapshot_epochs = {snapshot_epochs}: must be in [{start}, {epochs}]")
-    if unlearner.survey is not None and start:
-        raise ValueError(f"start = {start}: a method that surveys its data first starts at epoch 0")
-    if batch_size % execution.parts:
-        raise ValueError(
-            f"batch_size = {batch_size}: must be a multiple of {execution.parts}, the devices that "
-            "a batch is split over"
-        )
-    main = _pass(unlearner.step, unlearner.reads, batch_size, prepare, execution)
+    check(unlearner, execution, batch_size, start, epochs, snapshot_epochs)
+    main = pass_of(unlearner.step, unlearner.reads, batch_size, prepare, execution)
     last = finish_program(unlearner.finish, execution) if unlearner.finish != unchanged else None
     survey, end_survey = None, None
     if unlearner.survey is not None:
         surveyed = unlearner.survey
-        survey = _pass(surveyed.step, surveyed.reads, batch_size, prepare, execution)
+        survey = pass_of(surveyed.step, surveyed.reads, batch_size, prepare, execution)
         end_survey = survey_end_program(surveyed.finish, execution)
+    count, size = len(trials.retain), execution.group
     forget, retain = np.asarray(trials.forget), np.asarray(trials.retain)
-    rows = _longest(unlearner.reads, forget, retain)
+    at_least = np.zeros(count, np.int32) if trials.at_least is None else trials.at_least
+    rows = rows_of_epoch(unlearner.reads, Trials(forget, retain, trials.order_key, at_least))
     lengths = lengths_of(rows, batch_size, horizon or epochs, start)
     begin = begin_program(unlearner.init, execution)
-    count, size = retain.shape[0], execution.group
     groups = -(-count // size)
     total = groups * (epochs - start + (survey is not None))
     resident, streamed = (compile_ahead, run_epoch), (streaming.compile_ahead, streaming.run_epoch)
@@ -216,7 +186,8 @@ def fit(
         inert = index >= count
         index = np.where(inert, 0, index)
         members = (forget[index] & ~inert[:, None], retain[index] & ~inert[:, None])
-        own = execution.put_state(Trials(*members, trials.order_key[index]))
+        sets = Trials(*members, trials.order_key[index], at_least[index])
+        own = execution.put_state(sets)
         placed = execution.put_state(_rows((model, masks, keys), index))
         return index, own, placed, execution.put_state(_rows(lengths, index))
 
@@ -266,10 +237,12 @@ def fit(
         compiling += time.perf_counter() - tick
 
     def go(
-        way: _Pass, then: Program | None, started: tuple, sets: Trials, epoch: int, within: Within
+        way: Pass, then: Program | None, started: tuple, sets: Trials, epoch: int, within: Within
     ) -> tuple[tuple, Stats, int | None]:
         nonlocal compiling, needed
         own = sets._replace(retain=sets.forget) if way.reads == "forget" else sets
+        if way is survey:  # which sees each row once
+            own = own._replace(at_least=None)
         shared = (dataset, np.int32(epoch))
         if way not in known:
             known.add(way)
@@ -309,6 +282,13 @@ def fit(
         keeper.save(standing, Position(group, epoch, step, done, seconds, compiling))
         saved = time.perf_counter()
 
+    def had_enough(enough: EnoughFn, group: int, index: np.ndarray) -> bool:
+        """Of its own trials; those that fill it up are not asked."""
+        own = slice(0, count - group * size)
+        seen = {e: parts[group] for e, parts in snapshots.items() if len(parts) > group}
+        seen = jax.tree.map(lambda leaf: leaf[own], seen)
+        return bool(enough(seen, index[own]).all())
+
     for group in range(at.group, groups):
         index, own, placed, length = inputs_of(group)
         epoch, within = start, Within(stop=keeper.stop_asked)
@@ -332,6 +312,9 @@ def fit(
         while epoch < epochs:
             if epoch in snapshots and not within.first:
                 snapshots[epoch].append(execution.get(started[0].model))
+                if enough is not None and had_enough(enough, group, index):
+                    done += epochs - epoch
+                    break
             started, stats, stopped = go(main, last, started, own, epoch, within)
             if stopped is not None:
                 note()
@@ -362,8 +345,9 @@ def fit(
             finished, told, finite = last(state, (), ())
             alive = alive & finite
         results.append(execution.get((finished, state.masks, told, alive)))
-        if epochs in snapshots:
-            snapshots[epochs].append(results[-1][0])
+        for parts in snapshots.values():
+            if len(parts) == group:  # of the last epoch, or of those that were not needed
+                parts.append(results[-1][0])
         note()
     seconds = at.seconds + time.perf_counter() - began
     final, kept_masks, told, alive = jax.tree.map(lambda leaf: leaf[:count], stacked(results))

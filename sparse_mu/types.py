@@ -264,11 +264,43 @@ class Trials(NamedTuple):
         forget: ``bool[T, N]``, rows of the forget set.
         retain: ``bool[T, N]``, rows of the retain set.
         order_key: ``key[T]``, draws the order of every epoch.
+        at_least: ``int32[T]``, rows that an epoch over one set has at least: its order starts
+            again until it has. None: each row once.
     """
 
     forget: Array
     retain: Array
     order_key: Key
+    at_least: Array | None = None
+
+
+class UnitAxis(NamedTuple):
+    """An axis of a leaf whose entries belong to units.
+
+    Attributes:
+        leaf: the leaf's name, as :func:`sparse_mu.trees.leaf_names` gives it.
+        axis: of that leaf.
+        units: ``int32[size]``, the unit of each index along the axis; -1: of none.
+        scored: whether these entries count in a unit's norm; a BatchNorm's scale does not.
+    """
+
+    leaf: str
+    axis: int
+    units: np.ndarray
+    scored: bool = True
+
+
+class Units(NamedTuple):
+    """What is pruned together, across leaves: hidden units, channels of a residual stream.
+
+    Attributes:
+        axes: all axes whose entries belong to units. An entry that lies on two of them belongs to
+            a unit of each and is pruned with either.
+        layers: ``int32[U]``, the layer that each unit is ranked in; each keeps its own count.
+    """
+
+    axes: tuple[UnitAxis, ...]
+    layers: np.ndarray
 
 
 class Program(Protocol):
@@ -329,4 +361,32 @@ class TrainFn(Protocol):
 
     def __call__(self, model: Model, masks: Masks, *, start: int, stop: int) -> Model:
         """Returns the ``[T]`` models trained from epoch ``start`` to epoch ``stop``."""
+        ...
+
+
+class EnoughFn(Protocol):
+    """Looks at some trials of a training on its way and says which need no more of it."""
+
+    def __call__(self, seen: dict[int, Model], trials: np.ndarray) -> np.ndarray:
+        """``[G]`` models by epoch, all epochs so far, and the trials' numbers, to ``bool[G]``."""
+        ...
+
+
+class PathFn(Protocol):
+    """A dense training from theta_0 as un-pruning sees it: T models at several of its epochs."""
+
+    def __call__(self, epochs: tuple[int, ...], enough: EnoughFn | None = None) -> dict[int, Model]:
+        """Returns the ``[T]`` models at each of ``epochs``.
+
+        It may end where ``enough``, asked after each of them, is true of all trials that run
+        together; the epochs after then hold the models that it ended with, or are left out.
+        """
+        ...
+
+
+class GradientFn(Protocol):
+    """The gradient of the mean loss over a set, of T models as if nothing were pruned."""
+
+    def __call__(self, model: Model) -> Params:
+        """Returns ``[T]`` gradients, trees like the parameters."""
         ...

@@ -164,6 +164,40 @@ def test_a_snapshot_is_the_model_of_that_epoch(loop):
     np.testing.assert_array_equal(result.loss[:, :2], shorter.loss)
 
 
+@pytest.mark.parametrize(
+    "execution", [*LOCAL.values(), devices_of(2), over_trials(jax.devices()[:1], per_device=2)]
+)
+def test_a_group_ends_where_all_its_trials_have_had_enough(execution):
+    batched, epochs = tiny.batched_trials(3), (0, 1, 2, 3, 4)
+    whole = run_fit(scheduled(momentum=0.9), batched, execution, epochs=4, snapshot_epochs=epochs)
+    ends, asked = np.array([1, 3, 2]), []
+
+    def enough(seen, trials):
+        asked.append((max(seen), trials.tolist()))
+        np.testing.assert_equal(sorted(seen), list(range(max(seen) + 1)))
+        for epoch, model in seen.items():
+            part = jax.tree.map(lambda leaf: leaf[trials], whole.snapshots[epoch])
+            assert_same_bits(model, part)
+        return max(seen) >= ends[trials]
+
+    result = run_fit(
+        scheduled(momentum=0.9), batched, execution, epochs=4, snapshot_epochs=epochs, enough=enough
+    )
+    groups = [list(range(at, min(at + execution.group, 3))) for at in range(0, 3, execution.group)]
+    for trials in groups:
+        last = int(ends[trials].max())
+        for trial in trials:
+            for epoch in epochs:  # after the end its last models stand for the rest
+                ours = jax.tree.map(lambda leaf, t=trial: leaf[t], result.snapshots[epoch])
+                then = min(epoch, last)
+                assert_same_bits(
+                    ours, jax.tree.map(lambda leaf, t=trial: leaf[t], whole.snapshots[then])
+                )
+            assert np.isfinite(result.loss[trial]).sum() == last
+    told = [(epoch, trials) for trials in groups for epoch in range(ends[trials].max() + 1)]
+    assert asked == told
+
+
 def test_without_momentum_a_run_from_a_snapshot_ends_where_the_whole_run_does():
     # schedule positions and batch orders continue from epoch 1
     batched = tiny.batched_trials(3)

@@ -41,7 +41,7 @@ def recorder(rows):
     return Unlearner(init, on_step, unchanged, "retain", "epochs")
 
 
-def record(members, batch_size, epochs=1, order_keys=None, execution=None):
+def record(members, batch_size, epochs=1, order_keys=None, execution=None, at_least=None):
     """What T trials with these members saw, as numpy: ``[T, N]`` each."""
     count, rows = members.shape
     noted = {
@@ -52,7 +52,7 @@ def record(members, batch_size, epochs=1, order_keys=None, execution=None):
     keys = jax.random.split(jax.random.key(1), count)
     order_keys = keys if order_keys is None else order_keys
     data = tiny.dataset(count=rows)._replace(labels=jnp.arange(rows, dtype=jnp.int32))
-    trials = Trials(~members, members, order_keys)
+    trials = Trials(~members, members, order_keys, at_least)
     batched = (model._replace(net_state=noted), dense, keys, trials)
     execution = execution or single()
     result = run_fit(
@@ -70,6 +70,28 @@ def test_every_member_row_is_seen_once_an_epoch_and_the_last_batch_is_filled(exe
     assert not (noted["fillers"] * ~members).any()
     assert noted["fillers"].sum(axis=1).tolist() == [3 * 7, 3 * 7, 3 * 5]
     assert noted["steps"].tolist() == [9, 9, 3]
+
+
+@pytest.mark.parametrize("execution", [*LOCAL.values(), devices_of(2)])
+def test_a_stretched_epoch_starts_its_order_again(execution):
+    members = np.ones((3, 20), bool)
+    members[1, :6] = False  # 14 rows, stretched to 20
+    members[2, :15] = False  # 5 rows, which come four times
+    stretched = np.array([0, 20, 20], np.int32)
+    noted = record(members, batch_size=8, execution=execution, at_least=stretched)
+    assert noted["steps"].tolist() == [3, 3, 3]
+    assert noted["seen"].sum(axis=1).tolist() == [20, 20, 20]
+    np.testing.assert_array_equal(noted["seen"][0], members[0])
+    assert sorted(noted["seen"][1][6:]) == [1] * 8 + [2] * 6  # the first six of its order twice
+    np.testing.assert_array_equal(noted["seen"][2], 4 * members[2])
+    assert not (noted["fillers"] * ~members).any()
+    plain = record(members, batch_size=8, execution=execution)
+    assert plain["steps"].tolist() == [3, 2, 1]
+
+
+def test_a_stretched_epoch_of_nothing_is_empty():
+    noted = record(np.zeros((1, 20), bool), batch_size=8, at_least=np.array([20], np.int32))
+    assert noted["steps"].tolist() == [0]
 
 
 def test_fillers_are_the_first_rows_of_the_order():

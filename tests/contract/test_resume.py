@@ -53,12 +53,11 @@ def same(result, whole):
     np.testing.assert_array_equal(result.finite, whole.finite)
 
 
-def run_kept(name, execution, keeper, *, data=None, snapshots=(0, 1, 2), epochs=EPOCHS):
+def run_kept(name, execution, keeper, *, data=None, epochs=EPOCHS, enough=None):
     unlearner = method(name, execution.axis_name)
     batched = tiny.batched_trials(TRIALS)
     data = execution.put_shared(tiny.dataset()) if data is None else data
-    if unlearner.passes == "once":
-        snapshots = ()
+    snapshots = () if unlearner.passes == "once" else (0, 1, 2)
     return fit(
         unlearner,
         *batched,
@@ -67,6 +66,7 @@ def run_kept(name, execution, keeper, *, data=None, snapshots=(0, 1, 2), epochs=
         epochs=epochs,
         execution=execution,
         snapshot_epochs=snapshots,
+        enough=enough,
         keeper=keeper,
     )
 
@@ -113,6 +113,17 @@ def test_stopped_at_every_step_and_continued(kind):
     # a loop in Python stops inside an epoch, a compiled one after it
     assert any(p.step for p in positions) == (execution.loop == "python")
     assert differs(whole.model, tiny.batched_trials(TRIALS)[0])
+
+
+@pytest.mark.parametrize("kind", QUICK)
+def test_a_fit_that_ends_early_can_be_stopped_at_every_step(kind):
+    def enough(seen, trials):
+        return max(seen) >= np.array([1, 2, 0])[trials]
+
+    positions, whole = stopped_everywhere("finetune", EXECUTIONS[kind](), enough=enough)
+    assert positions
+    ran = np.isfinite(whole.loss).sum(axis=1)
+    assert ran.tolist() == ([1, 2, 0] if kind == "python" else [2, 2, 0])
 
 
 @by_default("salun", rest=pytest.mark.ci)

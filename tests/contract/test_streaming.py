@@ -88,6 +88,17 @@ def test_a_stream_equals_resident_rows_bit_for_bit(name):
     assert differs(resident.model, batched[0])
 
 
+def test_a_stretched_epoch_is_streamed_as_it_is_gathered():
+    model, dense, keys, trials = tiny.batched_trials(2)
+    batched = (model, dense, keys, trials._replace(at_least=np.array([30, 0], np.int32)))
+    resident = run_fit(method("finetune"), batched, PYTHON)
+    streamed = run_streamed(method("finetune"), batched, PYTHON, stream_of(tiny.dataset()))
+    assert_same_bits(streamed.model, resident.model)
+    plain = run_fit(method("finetune"), tiny.batched_trials(2), PYTHON)
+    np.testing.assert_array_equal(plain.loss[1], resident.loss[1])
+    assert (plain.loss[0] != resident.loss[0]).all()
+
+
 @pytest.mark.parametrize(
     "execution",
     [

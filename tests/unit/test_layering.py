@@ -18,10 +18,11 @@ FOLDERS = {  # a folder's files share its level
 }
 LEVELS = {
     0: "types trees",
-    1: "masks scores proximal curvature losses metrics statistics auditing topology optimiser",
-    2: "bounds pruning pruning_at_init",
-    3: "memory execution trials epoch streaming training standing stopping checkpoint shadows api "
-    "evaluation digests quiet",
+    1: "masks scores proximal curvature losses metrics statistics auditing topology optimiser "
+    "units",
+    2: "bounds mask_bounds pruning pruning_at_init",
+    3: "memory execution trials epoch passes streaming training standing stopping checkpoint "
+    "shadows api evaluation digests quiet",
     4: "agreement run acts pruned_arms judge config rules settings stages workdir results sealing "
     "manifest verify summary report retry blocks table reading export imported_arm",
     5: "main session signals prepare audit arguments terminal",
