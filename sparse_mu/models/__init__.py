@@ -2,6 +2,7 @@
 
 from flax.linen import Module
 
+from sparse_mu.models.channels import channel_units
 from sparse_mu.models.convolution import Convolution, ConvolutionForm, convolve, default_form
 from sparse_mu.models.head import HEAD, head_of
 from sparse_mu.models.linen import apply_fn_of, init_of
@@ -45,6 +46,7 @@ __all__ = [
     "Stem",
     "SwinT",
     "apply_fn_of",
+    "channel_units",
     "convolve",
     "default_form",
     "head_of",
