@@ -252,8 +252,12 @@ def _chosen(tree: PyTree, prunable: Prunable) -> list[tuple[str, Array]]:
     return [(name, leaf) for name, leaf, flag in named if flag]
 
 
-def _unit_axes(name: str, leaf: Array, structure: Structure) -> tuple[int, ...]:
-    """The axes of a leaf that lie inside a unit; none for entries."""
+def axes_within_unit(name: str, leaf: Array, structure: Structure) -> tuple[int, ...]:
+    """The axes of a leaf that lie inside one unit of it; none where units are entries.
+
+    Raises:
+        ValueError: if ``structure`` is unknown, or the leaf, which is named, has no such units.
+    """
     shape = np.shape(leaf)
     if structure == "entries":
         return ()
@@ -272,17 +276,17 @@ def _unit_axes(name: str, leaf: Array, structure: Structure) -> tuple[int, ...]:
 
 def _unit_shape(name: str, leaf: Array, structure: Structure) -> tuple[int, ...]:
     """The shape that one value per unit broadcasts from: ``(1, 1, 1, O)`` for filters."""
-    inside = _unit_axes(name, leaf, structure)
+    inside = axes_within_unit(name, leaf, structure)
     return tuple(1 if axis in inside else size for axis, size in enumerate(np.shape(leaf)))
 
 
 def _unit_kept(name: str, mask: Array, structure: Structure) -> Array:
-    return jnp.ravel(jnp.any(mask, axis=_unit_axes(name, mask, structure)))
+    return jnp.ravel(jnp.any(mask, axis=axes_within_unit(name, mask, structure)))
 
 
 def _unit_scores(name: str, score: Array, mask: Array, structure: Structure) -> Array:
     """Mean score over the kept entries of each unit."""
-    axes = _unit_axes(name, score, structure)
+    axes = axes_within_unit(name, score, structure)
     if not axes:
         return jnp.ravel(jnp.asarray(score))
     dtype = jnp.promote_types(jnp.result_type(score), jnp.float32)

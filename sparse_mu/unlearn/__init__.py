@@ -10,10 +10,28 @@ from sparse_mu.unlearn.progressive import finetune_and_prune
 from sparse_mu.unlearn.random_label import random_label
 from sparse_mu.unlearn.salun import salun
 from sparse_mu.unlearn.scrub import scrub, scrub_passes
+from sparse_mu.unlearn.sweeps import gradient_sum, refresh_statistics
+from sparse_mu.unlearn.unprune import (
+    Cost,
+    Difference,
+    Projected,
+    Regrow,
+    Rescored,
+    Rewind,
+    Unpruned,
+    unprune,
+)
 
 __all__ = [
+    "Cost",
+    "Difference",
     "FisherGaussian",
     "OneSet",
+    "Projected",
+    "Regrow",
+    "Rescored",
+    "Rewind",
+    "Unpruned",
     "begin",
     "convergence",
     "finetune",
@@ -21,15 +39,18 @@ __all__ = [
     "fisher_forgetting",
     "fisher_gaussian",
     "gradient_ascent",
+    "gradient_sum",
     "in_parts",
     "influence_direction",
     "influence_unlearning",
     "l1_sparse",
     "negative_gradient",
     "random_label",
+    "refresh_statistics",
     "retrain",
     "salun",
     "scrub",
     "scrub_passes",
     "unchanged",
+    "unprune",
 ]

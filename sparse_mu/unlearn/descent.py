@@ -4,7 +4,6 @@
 several sets, and :func:`descend` takes the step: penalty, mask, optimiser, mask.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,13 +65,20 @@ def set_sums(
     sums, net_state = (loss, aux.weight, aux.correct, gradients), aux.net_state
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
-        # equal already where BatchNorm averages over the axis; else the devices agree on the mean
-        net_state = jax.tree.map(functools.partial(_mean_over, axis_name), net_state)
+        net_state = mean_state(net_state, axis_name)
     return SetSums(*sums, net_state=net_state)
 
 
-def _mean_over(axis_name: str, leaf: Array) -> Array:
-    return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+def mean_state(net_state: PyTree, axis_name: str) -> PyTree:
+    """What the devices agree on: the mean of floats, which BatchNorm may have made equal already.
+
+    Other leaves are taken to be equal.
+    """
+
+    def of_leaf(leaf: Array) -> Array:
+        return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(of_leaf, net_state)
 
 
 def settings(tx: Transformation | None, hyper: Hyper | None) -> tuple[Transformation, Hyper]:

@@ -1,0 +1,1 @@
+"""Un-pruning measured: tables, plots and controls. ``python -m experiments.unpruning --help``."""

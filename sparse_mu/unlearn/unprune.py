@@ -1,0 +1,213 @@
+"""Un-pruning: the mask that a retraining without the forget set would have found, for less.
+
+The mask M_o of a sparse model was chosen while looking at Df. Weights alone being unlearned, it
+stays. :func:`unprune` estimates the dense weights theta_T(Dr) that a retraining would have pruned,
+prunes the estimate by the rule and to the count that made M_o, and hands the new mask with weights
+to begin from to any unlearner. Written for procedures (as OMP is): all trees carry a leading axis
+``[T]`` of trials, and masks are found on the host, trial by trial, in float64.
+
+What a mode may read decides what it can promise. :class:`Rewind` reads (theta_0, Dr) alone, so
+nothing of Df is left in its mask at any length; the others reach Df through w_o or stored weights.
+With as many epochs as the original's training, :class:`Difference`, :class:`Projected` and
+:class:`Rewind` give the retrained mask itself.
+
+Source: UNPRUNING sections 2.3 to 2.5; the paper's own loop (:mod:`sparse_mu.unlearn.regrow`) is
+known from reviews of it only.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from sparse_mu import masks as mask_trees
+from sparse_mu.masks import Prunable, Scope, Structure, convolution_kernels
+from sparse_mu.types import Masks, Model, Params, PathFn, TrainFn
+from sparse_mu.unlearn.modes import Difference, Mode, Projected, Rescored, Rewind
+from sparse_mu.unlearn.projection import ProjectFn, by_magnitude
+from sparse_mu.unlearn.regrow import Regrow, regrow
+from sparse_mu.unlearn.search import Cost, Found, Rule, Stop, looks_of, no_cost, rescore, search
+
+Weights = Literal["carry", "rewind", "continue", "estimate"]
+WEIGHTS: tuple[Weights, ...] = ("carry", "rewind", "continue", "estimate")
+
+__all__ = [
+    "WEIGHTS",
+    "Cost",
+    "Difference",
+    "Mode",
+    "Projected",
+    "Regrow",
+    "Rescored",
+    "Rewind",
+    "Unpruned",
+    "Weights",
+    "unprune",
+]
+
+
+class Unpruned(NamedTuple):
+    """A model under its new mask, and how it was come by.
+
+    Attributes:
+        model: ``[T]`` models; pruned weights are exactly 0.
+        masks: ``[T]`` masks, each of exactly the count of the original's.
+        estimate: ``[T]`` dense weights that the masks were found on; of :class:`Rescored` the
+            scores with their signs.
+        epochs: ``int[T]``, the epoch (of :class:`Regrow`: the round) that each trial ended at.
+        agreement: of each trial, the IoU of each mask looked at with the one before.
+        cost: see :class:`Cost`.
+    """
+
+    model: Model
+    masks: Masks
+    estimate: Params
+    epochs: np.ndarray
+    agreement: list[list[float]]
+    cost: Cost
+
+
+def unprune(
+    train: PathFn,
+    unlearn: TrainFn | None,
+    *,
+    theta_0: Model,
+    original: Model,
+    masks: Masks,
+    mode: Mode,
+    epochs: int,
+    block: int = 1,
+    tolerance: float = 0.0,
+    weights: Weights = "carry",
+    unlearn_epochs: int = 1,
+    settle: TrainFn | None = None,
+    project: ProjectFn | None = None,
+    prunable: Prunable = convolution_kernels,
+    scope: Scope = "global",
+    structure: Structure = "entries",
+) -> Unpruned:
+    """Removes the forget set from the mask of T sparse models, then from their weights.
+
+    It looks at the mask after every ``block`` epochs of the dense training and ends a trial where
+    two masks in a row had an IoU of at least ``1 - tolerance`` with the one before, or after
+    ``epochs``. The same theta_0, optimiser, steps and order of rows as the original's are meant:
+    without them the masks differ by their noise.
+
+    Args:
+        train: the dense training on Dr, by the original's recipe and in its order of rows. Not
+            read by :class:`Rescored` and :class:`Regrow`.
+        unlearn: the weight phase: any unlearner bound to its data, as
+            ``(models, masks, start=, stop=) -> models``. None ends with the weights as they are.
+        theta_0: ``[T]`` first weights of the original.
+        original: ``[T]`` sparse models w_o.
+        masks: ``[T]`` masks M_o.
+        mode: how the mask is found; see the classes of this module.
+        epochs: K, the most epochs of dense training, up to the length of the original's.
+        block: epochs between two looks, at least 1.
+        tolerance: in [0, 1); at 0 a trial ends early only where its mask stood still.
+        weights: what the weight phase begins from. ``"carry"``: w_o where both masks keep, theta_0
+            where only the new one does; ``"rewind"``: theta_0; ``"continue"``: theta_K(Dr);
+            ``"estimate"``: the estimate itself. All but ``"rewind"`` and ``"continue"`` carry
+            traces of Df that the unlearner must remove. :class:`Regrow` has its own.
+        unlearn_epochs: of the weight phase; of :class:`Regrow` in each of its rounds.
+        settle: run before the weight phase, such as a pass over Dr that makes BatchNorm's running
+            statistics anew (:func:`sparse_mu.unlearn.refresh_statistics`): carried ones hold Df.
+        project: the rule that made ``masks``, ``(dense weights, mask whose count to keep) -> mask``
+            of one trial. Default: magnitude, with the three arguments below.
+        prunable: which leaves are prunable.
+        scope: ``"global"`` or ``"leaf"``, as the original was pruned.
+        structure: ``"entries"``, ``"filters"`` or ``"channels"``.
+
+    Raises:
+        ValueError: if the masks do not fit, a number or word is not allowed, or a snapshot that is
+            looked at was not kept.
+    """
+    _check(original, masks, epochs, block, tolerance, weights, mode)
+    if isinstance(mode, Projected) and project is not None:
+        raise ValueError("project= is given: Projected knows the threshold of magnitudes only")
+    rule = Rule(project or by_magnitude(prunable, scope, structure), prunable, scope, structure)
+    if isinstance(mode, Regrow):
+        return _regrown(unlearn, theta_0, original, masks, mode, rule, unlearn_epochs, tolerance)
+    if isinstance(mode, Rescored):
+        found = rescore(mode, theta_0, masks, rule)
+    else:
+        stop = Stop(looks_of(epochs, block), tolerance)
+        found = search(train, masks, mode, rule, stop)
+    model = _begin(weights, found, theta_0, original, masks)
+    if settle is not None:
+        model = settle(model, found.masks, start=0, stop=1)
+    cost = found.cost
+    if unlearn is not None:
+        model = unlearn(model, found.masks, start=0, stop=unlearn_epochs)
+        cost = cost._replace(unlearn_epochs=np.full_like(found.epochs, unlearn_epochs))
+    return Unpruned(model, found.masks, found.estimate, found.epochs, found.agreement, cost)
+
+
+def _regrown(
+    unlearn: TrainFn | None,
+    theta_0: Model,
+    original: Model,
+    masks: Masks,
+    mode: Regrow,
+    rule: Rule,
+    epochs: int,
+    tolerance: float,
+) -> Unpruned:
+    if unlearn is None:
+        raise ValueError("unlearn = None: regrow trains what it grows, and needs an unlearner")
+    if rule.scope != "global":
+        raise ValueError(f"scope = {rule.scope!r}: must be 'global' for regrow")
+    grown = regrow(
+        unlearn,
+        theta_0,
+        original,
+        masks,
+        mode,
+        rule.project,
+        epochs,
+        tolerance,
+        prunable=rule.prunable,
+        structure=rule.structure,
+    )
+    cost = no_cost(len(grown.rounds))._replace(
+        unlearn_epochs=grown.rounds * epochs,
+        gradient_passes=grown.rounds * (mode.grow == "gradient"),
+    )
+    return Unpruned(grown.model, grown.masks, grown.dense, grown.rounds, grown.agreement, cost)
+
+
+def _begin(weights: Weights, found: Found, theta_0: Model, original: Model, masks: Masks) -> Model:
+    """What the weight phase begins from."""
+    source = {
+        "carry": original,
+        "rewind": theta_0,
+        "continue": found.trained,
+        "estimate": found.trained._replace(params=found.estimate),
+    }[weights]
+    params = jax.tree.map(np.asarray, source.params)
+    if weights == "carry":
+        params = jax.tree.map(
+            lambda old, w, first: np.where(old, w, first), masks, params, theta_0.params
+        )
+    pruned = jax.tree.map(lambda mask, w: np.where(mask, w, np.zeros_like(w)), found.masks, params)
+    return Model(pruned, source.net_state)
+
+
+def _check(
+    original: Model,
+    masks: Masks,
+    epochs: int,
+    block: int,
+    tolerance: float,
+    weights: Weights,
+    mode: Mode,
+) -> None:
+    mask_trees.check(masks, original.params)
+    if epochs < 1 or block < 1:
+        raise ValueError(f"epochs = {epochs}, block = {block}: both must be at least 1")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance = {tolerance!r}: must be in [0, 1)")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights = {weights!r}: must be one of {', '.join(WEIGHTS)}")
+    if isinstance(mode, Rescored) and weights in ("continue", "estimate"):
+        raise ValueError(f"weights = {weights!r}: must be carry or rewind, for nothing is trained")
