@@ -21,8 +21,10 @@ from absl import app, flags, logging
 from configs import digits
 from sparse_mu import acts, builders, config, judge
 from sparse_mu import workdir as workdirs
+from sparse_mu.pruned_arms import prune
+from sparse_mu.standing import not_kept
 from sparse_mu.statistics import disparity
-from sparse_mu.summary import DISPARITY_METRICS
+from sparse_mu.summary_words import DISPARITY_METRICS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models that settings start from.")
 
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> None:
         starts = {0.0: dense}
         targets = {0.0: acts.train(run, "retrain", 0.0, masks=run.dense, retain=kept)}
         for sparsity in experiment.sparsities:
-            sparse = acts.prune(run, "original", sparsity, dense=dense, retain=trained)
+            sparse = prune(run, "original", sparsity, dense=dense, retain=trained)
             starts[sparsity] = sparse
             targets[sparsity] = acts.train(
                 run, "retrain", sparsity, masks=sparse.masks, retain=kept
@@ -98,6 +100,7 @@ def main(argv: list[str]) -> None:
                         retain=kept,
                         keys=run.keys,
                         label=("tune", name),
+                        keeper=not_kept(),
                     )
                     meta = start.meta | {"diverged": [not f for f in result.finite]}
                     arm = start._replace(method=name, model=result.model, meta=meta)

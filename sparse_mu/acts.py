@@ -19,11 +19,11 @@ from sparse_mu.retry import Portion, within_memory
 from sparse_mu.stages import fingerprint
 from sparse_mu.standing import Keeper, not_kept
 from sparse_mu.training import FitResult, fit
-from sparse_mu.types import Dataset, Key, Masks, Model, Streamed, Trials
+from sparse_mu.types import Dataset, EnoughFn, Key, Masks, Model, Streamed, Trials
 from sparse_mu.unlearn import in_parts
 from sparse_mu.workdir import Workdir
 
-VERSIONS = {"train": 1, "unlearn": 1}  # raise one by hand when what its stages mean changes
+VERSIONS = {"train": 2, "unlearn": 2}  # raise one by hand when what its stages mean changes
 RESEED = 1_000_003  # folded into the trial key of the second retraining
 
 
@@ -43,7 +43,8 @@ class Arm(NamedTuple):
         sparsity: fraction of the prunable weights that is pruned.
         model: ``[T]`` models.
         masks: ``[T]`` masks.
-        rewind: ``[T]`` models at the rewind epoch; the models themselves where there is none.
+        early: ``[T]`` models at earlier epochs of the same training, by epoch as text: where
+            pruning goes back to, and where un-pruning looks.
         meta: seconds, which trials diverged, and whether memory was short in the making of it or
             of what it comes from.
         fingerprint: what the arm depends on.
@@ -54,7 +55,7 @@ class Arm(NamedTuple):
     sparsity: float
     model: Model
     masks: Masks
-    rewind: Model
+    early: dict[str, Model]
     meta: dict
     fingerprint: str
     stage: str
@@ -65,10 +66,10 @@ class Models(NamedTuple):
 
     model: Model
     masks: Masks
-    rewind: Model
+    early: dict[str, Model]
 
 
-class _Keys(NamedTuple):
+class Keys(NamedTuple):
     """The streams of every trial: fresh weights, order of rows, randomness of the method."""
 
     init: Key
@@ -76,12 +77,12 @@ class _Keys(NamedTuple):
     method: Key
 
 
-def _keys(seed: int, trials: int, reseed: bool = False) -> _Keys:
+def _keys(seed: int, trials: int, reseed: bool = False) -> Keys:
     base = jax.random.key(seed)
     keys = jax.vmap(lambda t: jax.random.fold_in(base, t))(np.arange(trials))
     if reseed:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, RESEED))(keys)
-    return _Keys(*(jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(3)))
+    return Keys(*(jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(3)))
 
 
 class Run:
@@ -111,6 +112,7 @@ class Run:
         # with one split, the forget sets say which rows are trained on and which are retained
         sets = (data.forget,) if data.trained.all() else (data.forget, data.retain, data.trained)
         self.data_print = fingerprint(data.inputs, data.labels, *sets)
+        self.made: list[Arm] = []  # every arm so far, those that others come from too
         self.halved: set[str] = set()  # fingerprints of the arms that are equal up to rounding only
         self.done, self.total = 0.0, self._plan()
 
@@ -123,9 +125,16 @@ class Run:
         trainings = 3 + 2 * len(x.sparsities) + 2 * found
         unlearnings = sum(_units(method) for method in x.methods.values())
         evaluations = 3 + len(x.methods) + (4 + len(x.methods)) * len(x.sparsities)
+        unprunings = 0.0
+        if x.unpruner is not None:
+            phases = [x.methods.get(name, x.training) for name in x.unpruner.methods]
+            own = x.unpruner.epochs + sum(_units(phase) for phase in phases)
+            unprunings = x.training.epochs + own * len(x.sparsities)
+            evaluations += len(phases) * len(x.sparsities)
         return (
             1.5 * trainings * x.training.epochs
             + 1.5 * unlearnings * (1 + len(x.sparsities))
+            + 1.5 * unprunings
             + 3 * evaluations
         )
 
@@ -137,13 +146,14 @@ class Run:
         *,
         forget: np.ndarray,
         retain: np.ndarray,
-        keys: _Keys,
+        keys: Keys,
         label: tuple[str, str],
         keeper: Keeper,
         only_first: bool = False,
         start: int = 0,
         stop: int | None = None,
         snapshot_epochs: tuple[int, ...] = (),
+        enough: EnoughFn | None = None,
     ) -> FitResult:
         """Runs a method on all trials, or on the first alone, as memory allows.
 
@@ -156,6 +166,7 @@ class Run:
         if only_first:  # all repeats together count half of what all trials count
             units *= 0.5 / x.config["evaluate.rte_repeats"]
         before = self.done
+        at_least = self.stretched(retain) if method is x.training else np.zeros(len(retain), int)
 
         def on_epoch(done: int, total: int) -> None:
             self.done = before + units * done / total
@@ -171,7 +182,7 @@ class Run:
                 model,
                 masks,
                 keys.method[keep],
-                Trials(forget[keep], retain[keep], keys.order[keep]),
+                Trials(forget[keep], retain[keep], keys.order[keep], at_least[keep]),
                 self.shared,
                 batch_size=method.batch_size,
                 epochs=stop or method.epochs,
@@ -180,6 +191,7 @@ class Run:
                 execution=portion.execution,
                 prepare=x.prepare_train,
                 snapshot_epochs=snapshot_epochs,
+                enough=enough,
                 adapt=method.adapt,
                 on_epoch=on_epoch,
                 keeper=keeper if kept else not_kept(keeper.stop_asked),
@@ -197,30 +209,49 @@ class Run:
             )
         )
 
+    def stretched(self, retain: np.ndarray) -> np.ndarray:
+        """``int32[T]``, rows that an epoch of training has at least.
+
+        Under the budget of steps a set of fewer batches than D's starts its order again until it
+        has as many rows as D.
+        """
+        size = self.x.training.batch_size
+        own, whole = (-(-rows.sum(axis=1) // size) for rows in (retain, self.trained))
+        stretch = self.x.same_steps & (own < whole)
+        return np.where(stretch, self.trained.sum(axis=1), 0).astype(np.int32)
+
+    def rewound(self, dense: Arm) -> Model:
+        """``[T]`` models that pruning goes back to."""
+        back = self.x.rewind_epoch
+        return dense.early[str(back)] if back else self.theta_0
+
     def arm(
         self,
         method: str,
         sparsity: float,
         depends_on: tuple[object, ...],
         make: Callable[[Keeper], tuple[Models, dict]],
+        early: tuple[int, ...] = (),
     ) -> Arm:
-        """One stage: restored where it is finished, else made and saved."""
+        """One stage: restored where it is finished, else made and saved; ``early`` epochs too."""
 
         def made(keeper: Keeper) -> tuple[Models, dict]:
             models, meta = make(keeper)
             return jax.tree.map(np.asarray, models), meta
 
-        like = Models(self.theta_0, self.dense, self.theta_0)
+        like = Models(self.theta_0, self.dense, {str(epoch): self.theta_0 for epoch in early})
         name = f"{method}-{sparsity:g}"
         parts = (self.data_print, sparsity, *depends_on)
         stage = self.workdir.stage(name, parts, made, like)
-        model, masks, rewind = stage.tree
+        model, masks, kept = stage.tree
         upstream = [part for part in depends_on if isinstance(part, str)]
         halved = stage.meta.get("halved", False) or not self.halved.isdisjoint(upstream)
         if halved:
             self.halved.add(stage.fingerprint)
         meta, folder = {**stage.meta, "halved": halved}, f"{name}-{stage.fingerprint}"
-        return Arm(method, sparsity, model, masks, rewind, meta, stage.fingerprint, folder)
+        arm = Arm(method, sparsity, model, masks, kept, meta, stage.fingerprint, folder)
+        self.made.append(arm)
+        return arm
 
     def config_of(self, *groups: str) -> Flat:
         """The part of the config that lies under ``groups``, for fingerprints.
@@ -281,13 +312,28 @@ def train(
     masks: Masks,
     retain: np.ndarray,
     reseeded: bool = False,
+    reordered: bool = False,
+    timed: bool = False,
     depends_on: tuple[object, ...] = (),
+    snapshots: tuple[int, ...] = (),
 ) -> Arm:
-    """Trains the T models of one arm from fresh weights on ``retain``: D, or each trial's Dr."""
+    """Trains the T models of one arm from fresh weights on ``retain``: D, or each trial's Dr.
+
+    Args:
+        run: the experiment.
+        method: what the arm is called.
+        sparsity: of its masks.
+        masks: ``[T]`` masks.
+        retain: ``bool[T, N]``, the rows it is trained on.
+        reseeded: whether first weights and order are those of the second retraining.
+        reordered: whether the order alone is.
+        timed: whether the seconds of one trial alone are measured.
+        depends_on: fingerprints of what the masks come from.
+        snapshots: epochs whose models are kept, too.
+    """
     x = run.x
     theta_0 = run.other_theta_0 if reseeded else run.theta_0
-    keys = run.fresh_keys if reseeded else run.keys
-    snapshots = (x.rewind_epoch,) if x.rewind_epoch else ()
+    keys = run.fresh_keys if reseeded or reordered else run.keys
 
     def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool = False) -> FitResult:
@@ -305,19 +351,18 @@ def train(
             )
 
         result = go()
-        rewind = result.snapshots[snapshots[0]] if snapshots else theta_0
-        # what is timed is unlearning: the original is not, and the reseeded model costs the same
-        timed = method == "retrain"
+        early = {str(epoch): model for epoch, model in result.snapshots.items()}
         seconds = latencies(run, result, lambda: go(only_first=True)) if timed else []
-        return Models(result.model, masks, rewind), meta_of(result, run.trials, seconds)
+        return Models(result.model, masks, early), meta_of(result, run.trials, seconds)
 
-    recipe = (VERSIONS["train"], run.config_of("train.", "prune.rewind"))
-    return run.arm(method, sparsity, (*recipe, *depends_on), make)
+    recipe = (VERSIONS["train"], run.config_of("train."), snapshots)
+    return run.arm(method, sparsity, (*recipe, *depends_on), make, snapshots)
 
 
-def unlearn(run: Run, name: str, original: Arm) -> Arm:
-    """One method on the original models of one sparsity."""
+def unlearn(run: Run, name: str, original: Arm, *, called: str = "") -> Arm:
+    """One method on the original models of one sparsity; ``called`` by another name if given."""
     x, method = run.x, run.x.methods[name]
+    called = called or name
 
     def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool = False) -> FitResult:
@@ -328,7 +373,7 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
                 forget=x.data.forget,
                 retain=x.data.retain,
                 keys=run.keys,
-                label=("unlearn", title(name, original.sparsity)),
+                label=("unlearn", title(called, original.sparsity)),
                 keeper=keeper,
                 only_first=only_first,
             )
@@ -340,10 +385,10 @@ def unlearn(run: Run, name: str, original: Arm) -> Arm:
         meta["diverged"] = [a or b for a, b in zip(started, meta["diverged"], strict=True)]
         if isinstance(result.told, Convergence):
             meta["solver"] = {f: leaf.tolist() for f, leaf in result.told._asdict().items()}
-        return Models(result.model, result.masks, run.theta_0), meta
+        return Models(result.model, result.masks, {}), meta
 
     recipe = (VERSIONS["unlearn"], run.config_of(f"unlearn.{name}.", "train.augment"))
-    return run.arm(name, original.sparsity, (*recipe, original.fingerprint), make)
+    return run.arm(called, original.sparsity, (*recipe, original.fingerprint), make)
 
 
 def title(method: str, sparsity: float) -> str:

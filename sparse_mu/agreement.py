@@ -22,7 +22,8 @@ _FORGET_KEYS = {
 
 def objections(flat: dict[str, Any]) -> Objections:
     """All of them, of a flat config whose values are each allowed by themselves."""
-    for part in (_training, _forget_set, _data, _reading, _network, _checkpoint, _execution):
+    parts = (_training, _forget_set, _data, _reading, _network, _checkpoint, _unpruning, _execution)
+    for part in parts:
         yield from part(flat)
 
 
@@ -96,6 +97,36 @@ def _checkpoint(flat: dict[str, Any]) -> Objections:
         yield "prune.method", f"'omp' {why} is pruned as it is, and the others train another"
     if flat["prune.rewind_epoch"] >= 0:
         yield "prune.rewind_epoch", f"-1 {why} has no early weights"
+
+
+def _unpruning(flat: dict[str, Any]) -> Objections:
+    methods, mode = flat["unprune.methods"], flat["unprune.mode"]
+    if not methods:
+        return
+    why = "unless unprune.methods is ()"
+    if flat["model.checkpoint"]:
+        yield "unprune.methods", "() with model.checkpoint: an imported model has no first weights"
+    if not any(flat["prune.sparsities"]):
+        yield "unprune.methods", "() where prune.sparsities names no sparsity: nothing is pruned"
+    if flat["prune.method"] == "imp":
+        yield "prune.method", f"another than 'imp' {why}: rounds of pruning are not un-pruned here"
+    if flat["train.budget"] != "steps":
+        yield "train.budget", f"'steps' {why}: its target takes as many steps as the original"
+    missing = [name for name in methods if name not in (*flat["unlearn.methods"], "retrain")]
+    if missing:  # without un-pruning, it is what un-pruning is compared with
+        yield "unprune.methods", f"out of unlearn.methods or 'retrain', not {missing[0]!r}"
+    if "finetune_and_prune" in methods:
+        yield "unprune.methods", "without 'finetune_and_prune', which makes masks of its own"
+    if flat["unprune.epochs"] > flat["train.epochs"]:
+        yield "unprune.epochs", f"at most train.epochs = {flat['train.epochs']}"
+    if mode != "regrow":
+        return
+    if "retrain" in methods:
+        yield "unprune.methods", "without 'retrain' when unprune.mode is 'regrow'"
+    if flat["prune.scope"] == "leaf":
+        yield "prune.scope", "'global' when unprune.mode is 'regrow'"
+    if flat["prune.method"] != "omp":
+        yield "prune.method", "'omp' when unprune.mode is 'regrow': it prunes by magnitude"
 
 
 def _execution(flat: dict[str, Any]) -> Objections:

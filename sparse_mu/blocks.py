@@ -6,9 +6,17 @@ A block knows nothing of rich or HTML; its cells are finished text with a mark, 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sparse_mu.summary import FLOOR, NEAR, REFERENCES, TARGETS, sparsity_key
+from sparse_mu.summary_words import FLOOR, NEAR, REFERENCES, TARGETS, UNPRUNED, sparsity_key
 
 METRIC_NAMES = {"ua": "UA", "ra": "RA", "ta": "TA", "mia_efficacy": "MIA-Efficacy"}
+MASK_NAMES = {  # of the mask that un-pruning found, and its model's outputs, to retrain_repruned
+    "mask_iou": "IoU",
+    "mask_iou_corrected": "beyond chance",
+    "mask_flip_precision": "flips right",
+    "mask_flip_recall": "flips found",
+    "mask_gain": "gain",
+    "kl_test": "KL, nats",
+}
 MARKS = {"within": "≈≈", "near": "▽△", "far": "▼▲"}  # below, above the target
 NOTHING = "—"
 
@@ -17,7 +25,7 @@ class Column(NamedTuple):
     """One column of figures: what it shows of which arm."""
 
     heading: str  # columns with the same heading stand under it together
-    kind: str  # "metric", "disparity", "seconds" or "with pruning"
+    kind: str  # "metric", "nats", "disparity", "seconds" or "with pruning"
     key: str  # the metric or the target
     sparsity: float
 
@@ -96,10 +104,40 @@ def seconds_columns(sparsities: list[float]) -> list[Column]:
     ]
 
 
-def block(summary: dict, title: str, columns: list[Column], decimals: int) -> Block:
-    """Fills a block; a method with nothing to show in any of the columns has no row."""
+def mask_columns(sparsities: list[float]) -> list[Column]:
+    """How near masks are to the re-pruned retraining's, one column per sparsity above 0."""
+    return [
+        Column(name, "nats" if metric.startswith("kl") else "metric", metric, sparsity)
+        for metric, name in MASK_NAMES.items()
+        for sparsity in sparsities
+        if sparsity
+    ]
+
+
+def unpruned(summary: dict) -> list[str]:
+    """The original and the methods that run under un-pruned masks; none if none does."""
+    found = [method for method in summary["methods"] if method.startswith(UNPRUNED)]
+    return ["original", *found] if found else []
+
+
+def block(
+    summary: dict,
+    title: str,
+    columns: list[Column],
+    decimals: int,
+    methods: list[str] | None = None,
+) -> Block:
+    """Fills a block; a method with nothing to show in any of the columns has no row.
+
+    Args:
+        summary: of the run.
+        title: of the block.
+        columns: what it shows.
+        decimals: of a percentage.
+        methods: its rows; default: all.
+    """
     lines = []
-    for method in summary["methods"]:
+    for method in summary["methods"] if methods is None else methods:
         cells = [_cell(summary, method, column, decimals) for column in columns]
         if any(cell.text != NOTHING for cell in cells):
             lines.append(Line(label(method), method in REFERENCES, cells))
@@ -178,11 +216,36 @@ def legend(summary: dict) -> list[str]:
         timing = "RTE was not measured (evaluate.rte_repeats = 0)."
     if not max(summary["sparsities"]):
         return [*lines, "Target: retrain = retrained without the forget set.", timing]
+    if unpruned(summary):
+        lines += mask_legend(summary)
     return [
         *lines,
         "Targets: retrain = retrained without the forget set, the arm's own mask; retrain_dense = "
         "not pruned; retrain_repruned = mask found without the forget set.",
         timing,
+    ]
+
+
+def mask_legend(summary: dict) -> list[str]:
+    """What the figures of masks are, and what chance alone does to them."""
+    floors = [
+        f"{arm_name(sparsity)}: {_spread(cell['mask_floor'], _percent(1))}"
+        for sparsity in summary["sparsities"]
+        if (cell := summary["cells"]["original"].get(sparsity_key(sparsity), {})).get("mask_floor")
+    ]
+    line = (
+        "Masks are held against that of retrain_repruned; original is the mask that saw the forget "
+        "set. Flips right: of the bits that un-pruning changed, those that the target has too; "
+        "found: of the bits that should change, those it changed. KL(retrain_repruned || model), "
+        "test rows."
+    )
+    if not floors:
+        return [line]
+    return [
+        line,
+        "Gain: 0 leaves the mask alone, 100 comes as near as the seed floor, the IoU of two such "
+        f"retrainings whose rows came in other orders ({'; '.join(floors)}); above 100 it is "
+        "nearer than that, for un-pruning shares the order of rows.",
     ]
 
 
@@ -226,6 +289,10 @@ def _cell(summary: dict, method: str, column: Column, decimals: int) -> Cell:
         pruning = summary["cells"][method][key].get("prune_seconds")
         total = figure["mean"] + pruning["mean"] if pruning else None
         return Cell() if total is None else Cell(_seconds(total)(total))
+    if column.kind == "nats":
+        return Cell(
+            _spread(figure, lambda nats: f"{nats:.3f}") + _count(summary, figure), note=note
+        )
     percent = _percent(decimals)
     if figure["diverged"]:
         note += f"; {figure['diverged']} trials diverged"

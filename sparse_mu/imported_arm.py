@@ -8,14 +8,14 @@ from sparse_mu.acts import Arm, Models, Run
 from sparse_mu.builders import Imported
 from sparse_mu.standing import Keeper
 
-VERSION = 1  # raise by hand when what an imported stage means changes
+VERSION = 2  # raise by hand when what an imported stage means changes
 
 
 def import_original(run: Run, given: Imported) -> Arm:
     """The original arm of an imported model: every trial gets the same weights and masks.
 
-    It has no early weights (its ``rewind`` is the trial's own theta_0, which nothing goes back to)
-    and no known seconds. The stage depends on the arrays of the model, not on where they lie.
+    It has no early weights and no known seconds. The stage depends on the arrays of the model, not
+    on where they lie.
     """
     pool = run.x.config["dataset.validation"]
     if pool:
@@ -39,6 +39,6 @@ def import_original(run: Run, given: Imported) -> Arm:
             "compile_seconds": None,
             "prune_seconds": None if given.sparsity else 0.0,
         }
-        return Models(model, masks, run.theta_0), meta
+        return Models(model, masks, {}), meta
 
     return run.arm("original", given.sparsity, (VERSION, given.digest), make)

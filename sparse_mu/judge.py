@@ -1,6 +1,8 @@
 """The act that judges: every arm's metrics on un-augmented images, and its gaps to the targets."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,13 +11,14 @@ from absl import logging
 from sparse_mu import masks as mask_trees
 from sparse_mu import membership, metrics, results, trees
 from sparse_mu.acts import Arm, Run, title
+from sparse_mu.distances import Distances
 from sparse_mu.evaluation import predict
 from sparse_mu.retry import Portion, within_memory
 from sparse_mu.stages import fingerprint
 from sparse_mu.stopping import Stopped
 from sparse_mu.types import Masks
 
-VERSION = 1  # raise by hand when what a row says means something else
+VERSION = 2  # raise by hand when what a row says means something else
 GAP_METRICS = ("ua", "ra", "ta", "mia_efficacy")
 HUGE = 1e30  # stands for a logit that is not finite
 
@@ -28,17 +31,24 @@ def stamp(arm: Arm) -> str:
     return fingerprint(VERSION, arm.fingerprint)
 
 
-def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
-    """The rows of one arm, without gaps: metrics of each trial on un-augmented images."""
-    x, data = run.x, run.x.data
-    run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
+class Outputs(NamedTuple):
+    """``float[T, N, K]`` logits of an arm, the trials that overflowed, whether memory was short."""
+
+    logits: np.ndarray
+    overflowed: list[bool]
+    halved: bool
+
+
+def outputs(run: Run, arm: Arm) -> Outputs:
+    """Forward passes of an arm over all rows, un-augmented."""
+    x = run.x
     batch_size = x.config["evaluate.batch_size"]
 
     def attempt(portion: Portion) -> np.ndarray:
         return predict(
             x.network.apply_fn,
             arm.model,
-            data.inputs,
+            x.data.inputs,
             batch_size=portion.rows or batch_size,
             execution=portion.execution,
             prepare=x.prepare_eval,
@@ -51,6 +61,23 @@ def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
     overflowed = [not np.isfinite(of_trial).all() for of_trial in logits]
     if any(overflowed):  # in place: of ImageNet they are gigabytes
         np.nan_to_num(logits, copy=False, nan=0.0, posinf=HUGE, neginf=-HUGE)
+    return Outputs(logits, overflowed, portion != asked)
+
+
+def judge(
+    run: Run, arm: Arm, prune_seconds: float | None, distances: Distances | None = None
+) -> list[dict]:
+    """The rows of one arm, without gaps: metrics of each trial on un-augmented images.
+
+    Args:
+        run: the experiment.
+        arm: whom to judge.
+        prune_seconds: what made the sparse original that it comes from.
+        distances: to the re-pruned retraining; None leaves them out.
+    """
+    x, data = run.x, run.x.data
+    run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
+    logits, overflowed, halved = outputs(run, arm)
     sparsity = _mask_sparsity(arm.masks)
     test = np.arange(len(data.labels)) >= data.train_rows
 
@@ -71,6 +98,9 @@ def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
             feature=x.config["evaluate.mia_feature"],
             pools=x.config["evaluate.mia_pools"],
         )
+        if distances is not None:
+            judged |= distances.of_mask(arm, trial)
+            judged |= distances.of_outputs(arm, trial, logits[trial], members)
         return {
             "method": arm.method,
             "sparsity": arm.sparsity,
@@ -82,7 +112,8 @@ def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
             **{key: value if np.isfinite(value) else None for key, value in judged.items()},
             "mask_sparsity": sparsity[trial],
             "diverged": arm.meta["diverged"][trial] or overflowed[trial],
-            "halved": arm.meta["halved"] or portion != asked,
+            "halved": arm.meta["halved"] or halved,
+            "budget": x.config["train.budget"],
             "models": stamp(arm),
             **{
                 key: arm.meta[key]
@@ -90,12 +121,25 @@ def judge(run: Run, arm: Arm, prune_seconds: float | None) -> list[dict]:
             },
             "prune_seconds": prune_seconds,
             **{f"solver_{key}": told[trial] for key, told in arm.meta.get("solver", {}).items()},
+            **_unpruning(arm, trial),
         }
 
     with ThreadPoolExecutor(max_workers=2) as pool:  # the attack's solver frees the interpreter
         rows = list(pool.map(of_trial, range(run.trials)))
     run.done += 3
     return rows
+
+
+def _unpruning(arm: Arm, trial: int) -> dict:
+    """What un-pruning took of a trial, of an arm that was un-pruned."""
+    told = arm.meta.get("unprune")
+    if told is None:
+        return {}
+    return {
+        "unprune_epochs": told["epochs"][trial],
+        "unprune_gradients": told["gradients"][trial],
+        "unprune_stored_bytes": told["stored_bytes"],
+    }
 
 
 def _mask_sparsity(masks: Masks) -> list[float]:
@@ -126,10 +170,15 @@ def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> l
     return out
 
 
-def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
+def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> list[dict]:
     """Judges every arm, targets first, and appends the rows that are not on disk yet.
 
     Rows made from other models, and what damaged lines said, are judged again.
+
+    Args:
+        run: the experiment.
+        all_arms: its arms.
+        floors: by sparsity the masks of the re-pruned retraining in another order of rows.
 
     Returns:
         All rows, by sparsity, method and trial.
@@ -155,6 +204,12 @@ def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
     for row in found.rows:
         known.setdefault((row["method"], row["sparsity"]), []).append(row)
     is_target = ("retrain", "retrain_repruned")
+    distances = Distances(
+        all_arms,
+        floors,
+        lambda arm: outputs(run, arm).logits,
+        outputs=run.x.unpruner is not None,
+    )
     cost = {a.sparsity: a.meta["prune_seconds"] for a in all_arms if a.method == "original"}
     for arm in sorted(all_arms, key=lambda arm: arm.method not in is_target):
         if (arm.method, arm.sparsity) in known:
@@ -162,7 +217,7 @@ def evaluate(run: Run, all_arms: list[Arm]) -> list[dict]:
             continue
         if run.workdir.stop.asked():
             raise Stopped
-        judged = judge(run, arm, cost.get(arm.sparsity, 0.0))
+        judged = judge(run, arm, cost.get(arm.sparsity, 0.0), distances)
         known[arm.method, arm.sparsity] = judged
         found = results.append(run.workdir, found, with_gaps(judged, known))
     return found.rows

@@ -11,7 +11,7 @@ from sparse_mu.standing import Keeper
 from sparse_mu.training import FitResult
 from sparse_mu.types import Masks, Model
 
-VERSION = 2  # raise by hand when what a pruned stage means changes
+VERSION = 3  # raise by hand when what a pruned stage means changes
 _SECONDS = ("rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds")
 
 
@@ -38,6 +38,15 @@ def prune(run: Run, method: str, sparsity: float, *, dense: Arm, retain: np.ndar
 def _recipe(run: Run, dense: Arm) -> tuple[object, ...]:
     config = run.config_of("train.", "prune.")
     return VERSION, config, run.x.sparsities, dense.fingerprint
+
+
+def magnitude_masks(run: Run, dense: Arm, sparsity: float) -> Masks:
+    """The masks that OMP finds on dense models."""
+    pruner = run.x.pruner
+    pruned = pruning.omp(
+        dense.model, sparsity, scope=pruner.scope, structure=pruner.structure, batched=True
+    )
+    return jax.tree.map(np.asarray, pruned.masks)
 
 
 class _Training:
@@ -75,7 +84,7 @@ def _untrained(dense: Arm) -> dict:
 
 def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray) -> Arm:
     """OMP: the mask of the trained model; rewound weights are trained again."""
-    x, back = run.x, run.x.rewind_epoch
+    x, back, source = run.x, run.x.rewind_epoch, run.rewound(dense)
 
     def make(keeper: Keeper) -> tuple[Models, dict]:
         again = _Training(run, method, sparsity, retain, keeper)
@@ -83,7 +92,7 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
         def go(only_first: bool) -> pruning.Pruned:
             again.only_first = only_first
             keep = slice(0, 1) if only_first else slice(None)
-            trained, rewind = jax.tree.map(lambda leaf: leaf[keep], (dense.model, dense.rewind))
+            trained, rewind = jax.tree.map(lambda leaf: leaf[keep], (dense.model, source))
             in_place = back is None
             return pruning.omp(
                 trained,
@@ -99,7 +108,7 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
 
         pruned = go(only_first=False)
         if not again.fits:
-            return Models(*pruned, dense.rewind), _untrained(dense)
+            return Models(*pruned, {}), _untrained(dense)
         meta = meta_of(again.fits[0], run.trials, [])
 
         def alone() -> FitResult:
@@ -109,7 +118,7 @@ def _once(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarray
         if method == "original":  # the cost of the sparse arm: one trial alone, once
             measured = latencies(run, again.fits[0], alone, repeats=1)
             meta["prune_seconds"] = measured[0] if measured else None
-        return Models(*pruned, dense.rewind), meta
+        return Models(*pruned, {}), meta
 
     return run.arm(method, sparsity, _recipe(run, dense), make)
 
@@ -139,7 +148,7 @@ def _imp_round(
             batched=True,
         )
         again = _Training(run, method, this.sparsity, retain, keeper)
-        source = parent.model if back is None else dense.rewind
+        source = parent.model if back is None else run.rewound(dense)
         start = back or 0
         stop = start + x.training.epochs
         pruned = pruning.sparsify(source, found, train=again, start=start, stop=stop)
@@ -155,7 +164,7 @@ def _imp_round(
             measured = latencies(run, again.fits[0], alone, repeats=1)
             before = 0.0 if parent is dense else parent.meta["prune_seconds"]
             meta["prune_seconds"] = before + measured[0] if measured else None
-        return Models(*pruned, dense.rewind), meta
+        return Models(*pruned, {}), meta
 
     name = method if this.exact else f"{method}_round{index}"
     return run.arm(name, this.sparsity, (*_recipe(run, dense), parent.fingerprint), make)
@@ -177,6 +186,6 @@ def _before(run: Run, method: str, sparsity: float, dense: Arm, retain: np.ndarr
             began = time.perf_counter()
             jax.block_until_ready(find(first, retain[:1], run.keys.method[:1], sparsity))
             meta["prune_seconds"] = time.perf_counter() - began
-        return Models(*pruned, run.theta_0), meta
+        return Models(*pruned, {}), meta
 
     return run.arm(method, sparsity, _recipe(run, dense), make)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sparse_mu.blocks import arm_name
-from sparse_mu.summary import REFERENCES, sparsity_key
+from sparse_mu.summary_words import REFERENCES, sparsity_key
 
 
 def reading(summary: dict) -> str:

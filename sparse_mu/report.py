@@ -26,12 +26,14 @@ from sparse_mu.blocks import (
     header,
     label,
     legend,
+    mask_columns,
     metric_columns,
     seconds_columns,
+    unpruned,
 )
 from sparse_mu.checkpoint import write_atomically
 from sparse_mu.reading import reading
-from sparse_mu.summary import FLOOR, METHOD_ORDER, NEAR, REFERENCES, sparsity_key
+from sparse_mu.summary_words import FLOOR, METHOD_ORDER, NEAR, REFERENCES, sparsity_key
 
 PANELS = {  # title: key in a cell, or "disparity"
     "UA, %": "ua",
@@ -42,6 +44,7 @@ PANELS = {  # title: key in a cell, or "disparity"
     "TA of the worst class, %": "ta_worst_class",
     "MIA-Privacy rate, %": "mia_privacy_rate",
     "Disparity to retrain, points": "disparity",
+    "Mask: IoU with retrain_repruned, %": "mask_iou",
     "RTE, s (log scale)": "rte_seconds",
 }
 GLOSSARY = {
@@ -60,6 +63,11 @@ GLOSSARY = {
     "MIA-Privacy rate": "Share of the retain set that the attack takes for seen; lower leaks less.",
     "Disparity": "Mean over UA, MIA-Efficacy, RA and TA of |difference of the means|; its interval "
     "resamples whole trials or classes.",
+    "IoU": "Kept entries that two masks share, over those that either keeps; beyond chance: 0 for "
+    "independent masks of the same density in every layer, 100 for equal ones.",
+    "Flips": "Bits that un-pruning changed: how many of them the target has too (right), and how "
+    "many of those that should change it changed (found).",
+    "KL": "KL(retrain_repruned || model), the mean over test rows.",
     "RTE": "Run time of one unlearning alone, without compilation and without pruning.",
     "Diverged": "A trial that lost finite numbers; it counts at its last finite state.",
     "Halved": "Memory was short: fewer trials or rows were worked on at a time than asked for, "
@@ -135,12 +143,17 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
 def _tables(summary: dict) -> list[Block]:
     """Two tables with dense and sparse side by side, or one for each arm if there are more."""
     sparsities = summary["sparsities"]
+    masks = []
+    if rows := unpruned(summary):
+        title = "The mask, against retrain_repruned's, percent"
+        masks = [block(summary, title, mask_columns(sparsities), 2, rows)]
     if len(sparsities) <= 2:
         return [
             block(summary, "Percent", metric_columns(sparsities), 2),
             block(summary, "Disparity, points [interval]; cost", _others(sparsities), 2),
+            *masks,
         ]
-    return [
+    return masks + [
         block(
             summary,
             f"{arm_name(sparsity)}: percent; disparity, points [interval]; cost",
@@ -182,6 +195,8 @@ def _style(method: str, methods: Sequence[str]) -> dict:
 def _panels(summary: dict, drawn: Sequence[str]) -> list[Panel]:
     panels = []
     for title, metric in PANELS.items():
+        if metric.startswith("mask_") and not unpruned(summary):
+            continue  # all methods have one mask
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         sparsities = summary["sparsities"]

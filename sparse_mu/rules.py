@@ -82,6 +82,10 @@ def _is_method(value: object) -> bool:
     return type(value) is str and value in METHODS
 
 
+def _is_phase(value: object) -> bool:
+    return _is_method(value) or value == "retrain"
+
+
 _GRADIENT_STEPS = {
     "epochs": _whole(1),
     "batch_size": _whole(2, LARGEST_BATCH),
@@ -184,6 +188,7 @@ RULES: dict[str, Rule] = {
     "train.weight_decay": _NOT_NEGATIVE,
     "train.schedule": _choice(LEARNING_RATE_SCHEDULES),
     "train.warmup_epochs": _NOT_NEGATIVE,
+    "train.budget": _choice(("epochs", "steps")),
     "train.augment": _choice(AUGMENTATIONS),
     "prune.method": _choice(PRUNING),
     "prune.sparsities": Rule(
@@ -210,6 +215,23 @@ RULES: dict[str, Rule] = {
         for method, rules in _METHOD_RULES.items()
         for key, rule in rules.items()
     },
+    "unprune.methods": Rule(
+        (tuple,),
+        lambda v: all(map(_is_phase, v)) and _distinct(v),
+        "a tuple of distinct names, those of unlearn.methods or retrain",
+        ("retrain", *METHODS),
+    ),
+    "unprune.mode": _choice(("difference", "projected", "rewind", "regrow")),
+    "unprune.epochs": _whole(1),
+    "unprune.block": _whole(1),
+    "unprune.tolerance": _number(lambda v: 0 <= v < 1, "a fraction in [0, 1)"),
+    "unprune.weights": _choice(("carry", "rewind", "continue", "estimate")),
+    "unprune.settle_epochs": _whole(0),
+    "unprune.grow": _choice(("initial", "gradient", "all")),
+    "unprune.start": _choice(("initial", "zero", "clip")),
+    "unprune.fraction": _number(lambda v: 0 < v <= 1, "a fraction above 0 and at most 1"),
+    "unprune.cap": _PORTION,
+    "unprune.rounds": _whole(1),
     "evaluate.mia_feature": _choice(membership.FEATURES),
     "evaluate.mia_draws": _whole(1),
     "evaluate.mia_pools": _choice(("drawn", "official")),

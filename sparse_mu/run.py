@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from sparse_mu import digests
 from sparse_mu.acts import Arm, OnProgress, Run, title, train, unlearn
-from sparse_mu.builders import Experiment
+from sparse_mu.builders import Experiment, Unpruner
 from sparse_mu.export import write_models
 from sparse_mu.imported_arm import import_original
 from sparse_mu.judge import evaluate
-from sparse_mu.pruned_arms import prune
+from sparse_mu.pruned_arms import magnitude_masks, prune
+from sparse_mu.types import Masks
+from sparse_mu.unpruned_arms import after, regrow, unprune
 from sparse_mu.workdir import Workdir
 
 
@@ -20,12 +22,18 @@ def arms(run: Run) -> Iterator[Arm]:
     forget set: how the imported mask was found is not known.
     """
     kept, trained, given = run.x.data.retain, run.trained, run.x.imported
+    how, back = run.x.unpruner, run.x.rewind_epoch
+    rewind = (back,) if back else ()
     if given is None:
-        original = train(run, "original", 0.0, masks=run.dense, retain=trained)
+        looks = how.snapshots if how else ()
+        early = tuple(sorted({*rewind, *looks}))
+        original = train(run, "original", 0.0, masks=run.dense, retain=trained, snapshots=early)
     else:
         original = import_original(run, given)
     is_dense = original.sparsity == 0
-    retrained = train(run, "retrain", 0.0, masks=run.dense, retain=kept)
+    retrained = train(
+        run, "retrain", 0.0, masks=run.dense, retain=kept, timed=True, snapshots=rewind
+    )
     yield from (original, retrained) if is_dense else (retrained,)
     yield train(run, "retrain_reseeded", 0.0, masks=run.dense, retain=kept, reseeded=True)
     for name in run.x.methods if is_dense else ():
@@ -36,7 +44,7 @@ def arms(run: Run) -> Iterator[Arm]:
             sparse = prune(run, "original", sparsity, dense=original, retain=trained)
         same = {"masks": sparse.masks, "retain": kept, "depends_on": (sparse.fingerprint,)}
         yield sparse
-        same_mask = train(run, "retrain", sparsity, **same)
+        same_mask = train(run, "retrain", sparsity, **same, timed=True)
         yield same_mask
         if is_dense and run.x.pruner.data_free:
             # a mask that saw no data is the same without the forget set
@@ -46,6 +54,35 @@ def arms(run: Run) -> Iterator[Arm]:
         yield train(run, "retrain_reseeded", sparsity, **same, reseeded=True)
         for name in run.x.methods:
             yield unlearn(run, name, sparse)
+        if how is not None:
+            yield from unpruned(run, how, sparse, original)
+
+
+def unpruned(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Iterator[Arm]:
+    """The arms of one sparsity whose masks were made to forget."""
+    if how.kind == "regrow":
+        yield from (regrow(run, how, name, sparse) for name in how.methods)
+        return
+    found = unprune(run, how, sparse, dense)
+    yield from (after(run, name, found) for name in how.methods)
+
+
+def mask_floors(run: Run) -> dict[float, Masks]:
+    """Masks of a retraining whose rows came in another order: what chance alone moves.
+
+    Of masks that are found before training there is no such floor.
+    """
+    if run.x.unpruner is None or run.x.pruner.when != "once":
+        return {}
+    other = train(
+        run,
+        "retrain_reordered",
+        0.0,
+        masks=run.dense,
+        retain=run.x.data.retain,
+        reordered=True,
+    )
+    return {s: magnitude_masks(run, other, s) for s in run.x.sparsities}
 
 
 def run_all(
@@ -65,8 +102,9 @@ def run_all(
         asked = {*experiment.methods, "original", "retrain"}
         chosen = [arm for arm in all_arms if arm.method in asked]
         write_models(chosen, workdir.path / "models", experiment.network.channels)
-    recorded = {title(arm.method, arm.sparsity): record(arm) for arm in all_arms}
-    return evaluate(run, all_arms), recorded
+    floors = mask_floors(run)
+    recorded = {title(arm.method, arm.sparsity): record(arm) for arm in (*all_arms, *run.made)}
+    return evaluate(run, all_arms, floors), recorded
 
 
 def record(arm: Arm) -> dict[str, str]:

@@ -53,6 +53,7 @@ def every_key() -> ConfigDict:
     config.train.weight_decay = 5e-4  # per unit of weight, all parameters
     config.train.schedule = "step"  # constant, step (x0.1 at 50% and 75%) or cosine
     config.train.warmup_epochs = 1.0  # epochs of linear warm-up
+    config.train.budget = "epochs"  # retrained: epochs (official), or the original's steps
     config.train.augment = "crop_flip"  # none, crop_flip, or resized_crop_flip: to image_size
 
     config.prune = ConfigDict()
@@ -150,6 +151,20 @@ def every_key() -> ConfigDict:
     config.unlearn.scrub.gamma = 0.99  # weight of the cross entropy, retain set
     config.unlearn.scrub.temperature = 4.0  # softens both distributions of the divergence
     config.unlearn.scrub.max_epochs = 2  # epochs that begin with a pass over the forget set
+
+    config.unprune = ConfigDict()
+    config.unprune.methods = ()  # run after un-pruning, too: of unlearn.methods, or retrain
+    config.unprune.mode = "difference"  # difference, projected, rewind, or regrow (the paper's)
+    config.unprune.epochs = 45  # most epochs of dense training on the retain set
+    config.unprune.block = 15  # epochs between two looks at the mask
+    config.unprune.tolerance = 0.03  # ends where two masks in a row have an IoU of 1 - this
+    config.unprune.weights = "carry"  # begun from: carry, rewind, continue or estimate
+    config.unprune.settle_epochs = 1  # passes that make BatchNorm's statistics anew; 0 = carried
+    config.unprune.grow = "initial"  # regrow: by |theta_0| (initial), gradient, or all
+    config.unprune.start = "initial"  # regrow: with theta_0 (initial), zero, or clip
+    config.unprune.fraction = 0.2  # regrow: of the pruned units that come back in a round
+    config.unprune.cap = 0.3  # regrow: of the kept units, falling by a cosine; 0 = none
+    config.unprune.rounds = 5  # regrow: most rounds, each a run of the method
 
     config.evaluate = ConfigDict()
     config.evaluate.mia_feature = "confidence"  # what the membership attack looks at

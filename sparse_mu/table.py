@@ -19,8 +19,10 @@ from sparse_mu.blocks import (
     disparity_columns,
     header,
     legend,
+    mask_columns,
     metric_columns,
     seconds_columns,
+    unpruned,
 )
 
 GRADE_COLOURS = {"within": "green", "near": "yellow", "far": "red"}
@@ -44,6 +46,9 @@ def render(summary: dict, *, width: int, colour: bool) -> Group:
     parts += _fitting(summary, "", metric_columns, width, colour)
     title = "Disparity to each target, percent points [interval]"
     parts += _fitting(summary, title, disparity_columns, width, colour)
+    if rows := unpruned(summary):
+        title = "The mask, against retrain_repruned's, percent"
+        parts += _fitting(summary, title, mask_columns, width, colour, rows)
     title = "Seconds of one unlearning, run alone"
     parts += _fitting(summary, title, seconds_columns, width, colour)
     parts.append(Text())
@@ -75,6 +80,7 @@ def _fitting(
     columns: Callable[[list[float]], list[Column]],
     width: int,
     colour: bool,
+    methods: list[str] | None = None,
 ) -> list[Text | Table]:
     """The first layout that fits the width, or the last: side by side, then stacked."""
     sparsities = summary["sparsities"]
@@ -82,7 +88,7 @@ def _fitting(
     console = Console(width=10_000, file=io.StringIO())
     grids: list[Table] = []
     for arms, decimals in (([sparsities], 2), ([sparsities], 1), (stacked, 2), (stacked, 1)):
-        blocks = [block(summary, title, columns(arm), decimals) for arm in arms]
+        blocks = [block(summary, title, columns(arm), decimals, methods) for arm in arms]
         grids = [_grid(filled, colour) for filled in blocks if filled.lines]
         if all(Measurement.get(console, console.options, g).maximum <= width for g in grids):
             break

@@ -20,6 +20,10 @@ _SHRUNKEN = {
     "unlearn.influence.rows": 32,
     "evaluate.mia_draws": 1,
     "evaluate.rte_repeats": 0,
+    "train.budget": "steps",
+    "unprune.methods": "finetune",
+    "unprune.epochs": 2,
+    "unprune.block": 1,
 }
 # every act and every method
 WHOLE: Overrides = _SHRUNKEN | {

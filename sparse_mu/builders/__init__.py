@@ -13,6 +13,7 @@ from sparse_mu.builders.imported import Imported, build_imported
 from sparse_mu.builders.methods import Method, build_method, build_training
 from sparse_mu.builders.network import Network, build_network
 from sparse_mu.builders.pruner import Pruner, build_pruner
+from sparse_mu.builders.unpruner import Unpruner, build_unpruner
 from sparse_mu.config import Flat
 from sparse_mu.data import augment
 from sparse_mu.epoch import Prepare
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "Network",
     "Pruner",
+    "Unpruner",
     "build",
     "build_data",
     "build_executions",
@@ -33,6 +35,7 @@ __all__ = [
     "build_network",
     "build_pruner",
     "build_training",
+    "build_unpruner",
     "cropped_images",
     "plain_images",
     "start_backend",
@@ -50,9 +53,11 @@ class Experiment(NamedTuple):
         training: the recipe of the original and of every retrained model.
         methods: the unlearning methods by name, in the order of the config.
         pruner: how sparse arms come by their masks.
+        unpruner: how their masks forget; None where they are not made to.
         sparsities: sparse arms beside the dense one, ascending; of an imported model that is
             pruned already its own.
         rewind_epoch: epoch that pruning goes back to, None for pruning in place.
+        same_steps: whether an epoch of a retrained model has as many steps as one of the original.
         prepare_train: bytes to network inputs in training (crop, flip).
         prepare_eval: the same in evaluation, un-augmented.
         execution: how trials run together.
@@ -67,8 +72,10 @@ class Experiment(NamedTuple):
     training: Method
     methods: dict[str, Method]
     pruner: Pruner
+    unpruner: Unpruner | None
     sparsities: tuple[float, ...]
     rewind_epoch: int | None
+    same_steps: bool
     prepare_train: Prepare
     prepare_eval: Prepare
     execution: Execution
@@ -114,8 +121,10 @@ def build(flat: Flat) -> Experiment:
             name: build_method(name, flat, network, class_wise) for name in flat["unlearn.methods"]
         },
         pruner=build_pruner(flat, data, network, plain_images),
+        unpruner=build_unpruner(flat, network),
         sparsities=(imported.sparsity,) if imported and imported.sparsity else sparsities,
         rewind_epoch=None if rewind < 0 else rewind,
+        same_steps=flat["train.budget"] == "steps",
         prepare_train=cropped_images if cropped else plain_images,
         prepare_eval=plain_images,
         execution=execution,

@@ -10,15 +10,18 @@ from sparse_mu.unlearn.progressive import finetune_and_prune
 from sparse_mu.unlearn.random_label import random_label
 from sparse_mu.unlearn.salun import salun
 from sparse_mu.unlearn.scrub import scrub, scrub_passes
+from sparse_mu.unlearn.search import looks_of
 from sparse_mu.unlearn.sweeps import gradient_sum, refresh_statistics
 from sparse_mu.unlearn.unprune import (
     Cost,
     Difference,
+    Given,
     Projected,
     Regrow,
     Rescored,
     Rewind,
     Unpruned,
+    Weights,
     unprune,
 )
 
@@ -26,12 +29,14 @@ __all__ = [
     "Cost",
     "Difference",
     "FisherGaussian",
+    "Given",
     "OneSet",
     "Projected",
     "Regrow",
     "Rescored",
     "Rewind",
     "Unpruned",
+    "Weights",
     "begin",
     "convergence",
     "finetune",
@@ -44,6 +49,7 @@ __all__ = [
     "influence_direction",
     "influence_unlearning",
     "l1_sparse",
+    "looks_of",
     "negative_gradient",
     "random_label",
     "refresh_statistics",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from sparse_mu.types import Model, Params, PathFn
+from sparse_mu.types import Masks, Model, Params, PathFn
 from sparse_mu.unlearn.regrow import Regrow
 
 Snapshots = Mapping[int, Model] | PathFn
@@ -59,4 +59,14 @@ class Rescored(NamedTuple):
     score: Literal["snip", "gradient"] = "snip"
 
 
-Mode = Difference | Projected | Rewind | Rescored | Regrow
+class Given(NamedTuple):
+    """Masks that were found otherwise: by a rule at theta_0 that looked at Dr, or at no data.
+
+    Attributes:
+        masks: ``[T]`` masks.
+    """
+
+    masks: Masks
+
+
+Mode = Difference | Projected | Rewind | Rescored | Given | Regrow

@@ -11,7 +11,7 @@ from sparse_mu import topology
 from sparse_mu.masks import Prunable, Scope, Structure
 from sparse_mu.types import Masks, Model, Params, PathFn, PyTree
 from sparse_mu.unlearn import estimates
-from sparse_mu.unlearn.modes import Difference, Projected, Rescored, Rewind, Snapshots
+from sparse_mu.unlearn.modes import Difference, Given, Projected, Rescored, Rewind, Snapshots
 from sparse_mu.unlearn.projection import ProjectFn, each, of_trial
 
 Estimated = Difference | Projected | Rewind
@@ -81,12 +81,15 @@ def looks_of(epochs: int, block: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*range(block, epochs, block), epochs]))
 
 
-def rescore(mode: Rescored, theta_0: Model, masks: Masks, rule: Rule) -> Found:
-    """The masks of scores at theta_0, which no training is needed for."""
-    scored = estimates.retained_scores(theta_0.params, *mode)
+def without_training(mode: Rescored | Given, theta_0: Model, masks: Masks, rule: Rule) -> Found:
+    """The masks of scores at theta_0, or masks that are given: nothing is trained for them."""
     trials = jax.tree.leaves(masks)[0].shape[0]
+    scored, found = theta_0.params, jax.tree.map(np.asarray, mode[0])
+    if isinstance(mode, Rescored):
+        scored = estimates.retained_scores(theta_0.params, *mode)
+        found = each(rule.project, scored, masks)
     return Found(
-        masks=each(rule.project, scored, masks),
+        masks=found,
         estimate=scored,
         trained=theta_0,
         epochs=np.zeros(trials, int),

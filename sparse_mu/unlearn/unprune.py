@@ -23,10 +23,19 @@ import numpy as np
 from sparse_mu import masks as mask_trees
 from sparse_mu.masks import Prunable, Scope, Structure, convolution_kernels
 from sparse_mu.types import Masks, Model, Params, PathFn, TrainFn
-from sparse_mu.unlearn.modes import Difference, Mode, Projected, Rescored, Rewind
+from sparse_mu.unlearn.modes import Difference, Given, Mode, Projected, Rescored, Rewind
 from sparse_mu.unlearn.projection import ProjectFn, by_magnitude
 from sparse_mu.unlearn.regrow import Regrow, regrow
-from sparse_mu.unlearn.search import Cost, Found, Rule, Stop, looks_of, no_cost, rescore, search
+from sparse_mu.unlearn.search import (
+    Cost,
+    Found,
+    Rule,
+    Stop,
+    looks_of,
+    no_cost,
+    search,
+    without_training,
+)
 
 Weights = Literal["carry", "rewind", "continue", "estimate"]
 WEIGHTS: tuple[Weights, ...] = ("carry", "rewind", "continue", "estimate")
@@ -35,6 +44,7 @@ __all__ = [
     "WEIGHTS",
     "Cost",
     "Difference",
+    "Given",
     "Mode",
     "Projected",
     "Regrow",
@@ -95,7 +105,7 @@ def unprune(
 
     Args:
         train: the dense training on Dr, by the original's recipe and in its order of rows. Not
-            read by :class:`Rescored` and :class:`Regrow`.
+            read by :class:`Rescored`, :class:`Given` and :class:`Regrow`.
         unlearn: the weight phase: any unlearner bound to its data, as
             ``(models, masks, start=, stop=) -> models``. None ends with the weights as they are.
         theta_0: ``[T]`` first weights of the original.
@@ -128,8 +138,8 @@ def unprune(
     rule = Rule(project or by_magnitude(prunable, scope, structure), prunable, scope, structure)
     if isinstance(mode, Regrow):
         return _regrown(unlearn, theta_0, original, masks, mode, rule, unlearn_epochs, tolerance)
-    if isinstance(mode, Rescored):
-        found = rescore(mode, theta_0, masks, rule)
+    if isinstance(mode, Rescored | Given):
+        found = without_training(mode, theta_0, masks, rule)
     else:
         stop = Stop(looks_of(epochs, block), tolerance)
         found = search(train, masks, mode, rule, stop)
@@ -209,5 +219,7 @@ def _check(
         raise ValueError(f"tolerance = {tolerance!r}: must be in [0, 1)")
     if weights not in WEIGHTS:
         raise ValueError(f"weights = {weights!r}: must be one of {', '.join(WEIGHTS)}")
-    if isinstance(mode, Rescored) and weights in ("continue", "estimate"):
+    if isinstance(mode, Given):
+        mask_trees.check(mode.masks, original.params)
+    if isinstance(mode, Rescored | Given) and weights in ("continue", "estimate"):
         raise ValueError(f"weights = {weights!r}: must be carry or rewind, for nothing is trained")

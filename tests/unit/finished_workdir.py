@@ -31,7 +31,7 @@ def make_models(seed):
     }
     state = {"batch_stats": {"mean": rng.standard_normal((2, 4), np.float32)}}
     masks = jax.tree.map(lambda leaf: rng.random(leaf.shape) < 0.5, params)
-    return Models(Model(params, state), masks, Model(params, state))
+    return Models(Model(params, state), masks, {"3": Model(params, state)})
 
 
 def save(folder, arm, models):

@@ -23,7 +23,8 @@ LEVELS = {
     2: "bounds mask_bounds pruning pruning_at_init",
     3: "memory execution trials epoch passes streaming training standing stopping checkpoint "
     "shadows api evaluation digests quiet",
-    4: "agreement run acts pruned_arms judge config rules settings stages workdir results sealing "
+    4: "agreement run acts pruned_arms unpruned_arms judge distances config rules settings stages "
+    "workdir results sealing caveats summary_words "
     "manifest verify summary report retry blocks table reading export imported_arm",
     5: "main session signals prepare audit arguments terminal",
 }

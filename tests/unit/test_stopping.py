@@ -250,9 +250,10 @@ class Judged:
     def __init__(self, workdir, monkeypatch, after=lambda name: None):
         self.workdir, self.names, self.ua = workdir, [], 0.25
         self.done, self.trials = 0, workdir.trials
+        self.x = types.SimpleNamespace(unpruner=None)
 
-        def of_arm(run, arm, prune_seconds):
-            assert run is self and prune_seconds == 0.5
+        def of_arm(run, arm, prune_seconds, distances):
+            assert run is self and prune_seconds == 0.5 and not distances.outputs
             self.names.append(arm.method)
             after(arm.method)
             rates = dict.fromkeys(("ua", "ra", "ta", "mia_efficacy"), self.ua)
@@ -267,7 +268,7 @@ class Judged:
             for name in ("original", "fisher", "retrain")
         ]
         self.names.clear()
-        return judge.evaluate(self, arms)
+        return judge.evaluate(self, arms, {})
 
 
 @pytest.fixture

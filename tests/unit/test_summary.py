@@ -7,7 +7,8 @@ from scipy import stats
 from synthetic_rows import add_gaps, make_config, make_rows
 
 from sparse_mu.reading import reading
-from sparse_mu.summary import METHOD_ORDER, sparsity_key, summarise
+from sparse_mu.summary import summarise
+from sparse_mu.summary_words import METHOD_ORDER, sparsity_key
 
 
 def of(rows, method, sparsity, key):

@@ -193,6 +193,15 @@ def test_scores_at_theta_0_need_no_training():
     np.testing.assert_allclose(gradient.model.params["w"][0, 0], [0.1, 0, 0.3, 0], rtol=1e-6)
 
 
+def test_masks_that_are_given_are_taken():
+    masks_given = stacked(mask_of(False, True, True, False))
+    found = run(unlearn.Given(masks_given), train=never)
+    np.testing.assert_array_equal(found.masks["w"], masks_given["w"])
+    np.testing.assert_allclose(found.model.params["w"][0, 0], [0, 6, 0.3, 0], rtol=1e-6)
+    same = run(unlearn.Given(KEPT), train=never)
+    np.testing.assert_array_equal(same.model.params["w"], SPARSE.params["w"])
+
+
 def test_looks_come_every_block_and_at_the_end():
     asked = []
 
@@ -328,6 +337,7 @@ def test_trials_that_have_ended_keep_what_they_had():
             {"mode": unlearn.Rescored(THETA.params, THETA.params), "weights": "continue"},
             "weights = 'continue': must be carry or rewind",
         ),
+        ({"mode": unlearn.Given({"w": KEPT["w"]})}, "leaf 'b' is missing"),
         (
             {"mode": unlearn.Projected({1: AT_1}), "project": lambda w, m: m},
             "project= is given",

@@ -1,0 +1,77 @@
+"""Un-pruning measured: tables T1 to T5, plots and controls. ``results/unpruning.md``.
+
+    python -m experiments.unpruning digits --workdir=DIR      # all arms, MLP, 5 seeds
+    python -m experiments.unpruning more --workdir=DIR        # sparsities, units, minibatches, CNN
+    python -m experiments.unpruning cifar --workdir=DIR --data_dir=DIR [--network=resnet20s]
+    python -m experiments.unpruning report --workdir=DIR      # tables and plots of what is there
+
+Each bench leaves one JSON file in the workdir and is not run again while that is there. With
+``--keep`` the report is written to ``experiments/results/unpruning.md``, plots beside it.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+
+from experiments.benchmark import machine
+
+RESULTS = Path(__file__).parents[1] / "results"
+WHATS = ("digits", "more", "cifar", "report")
+
+
+def main() -> None:
+    """Runs sweeps, then writes the tables of all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=WHATS)
+    parser.add_argument("--workdir", type=Path, required=True, help="figures go and are found here")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--data_dir", help="TFDS directory that holds cifar10")
+    parser.add_argument("--network", default="resnet20s", choices=("resnet20s", "resnet18"))
+    parser.add_argument("--epochs", type=int, default=4, help="of cifar")
+    parser.add_argument("--limit", type=int, default=4000, help="training rows of cifar; 0 = all")
+    parser.add_argument("--keep", action="store_true", help="write to experiments/results")
+    given = parser.parse_args()
+    if given.what == "cifar" and not given.data_dir:
+        parser.error("cifar needs --data_dir")
+    if given.seeds < 2:
+        parser.error(f"--seeds={given.seeds}: must be at least 2, one has no interval")
+    if jax.config.jax_platforms in (None, "cpu"):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    from experiments.unpruning import cifar, report, sweeps  # the devices are set before
+
+    began, seeds, folder = time.perf_counter(), tuple(range(given.seeds)), given.workdir
+    steps = {
+        "digits": lambda: [*sweeps.run(sweeps.digits(), seeds, folder)],
+        "more": lambda: [
+            *sweeps.run(sweeps.more_digits(), seeds, folder),
+            *sweeps.attack(seeds, folder),
+            *sweeps.free_masks(seeds, folder),
+            *sweeps.paired(folder),
+        ],
+        "cifar": lambda: [
+            *sweeps.run(
+                [cifar.planned(given.data_dir, given.network, given.epochs, given.limit)],
+                seeds,
+                folder,
+            )
+        ],
+        "report": list,
+    }
+    for line in steps[given.what]():
+        print(line, flush=True)
+    seconds = time.perf_counter() - began
+    ran = f"{given.what}: {seconds:.0f} s, {len(seeds)} seeds; {machine()}"
+    print(ran)
+    if given.what != "report":
+        known = folder / "ran.json"
+        before = json.loads(known.read_text()) if known.exists() else {}
+        known.write_text(json.dumps(before | {given.what: ran}, indent=1))
+    print(report.write(folder, RESULTS if given.keep else folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""One page of everything that a workdir holds."""
+
+import json
+from pathlib import Path
+
+from experiments.unpruning import plots, tables
+from sparse_mu.manifest import commit
+
+ORDER = ("digits-MLP", "digits-CNN", "CIFAR-10")
+
+
+def write(folder: Path, into: Path) -> Path:
+    """Writes ``unpruning.md`` and its plots; returns the page."""
+    into.mkdir(parents=True, exist_ok=True)
+    benches = _benches(folder)
+    lines = [
+        "# Un-pruning, measured",
+        "",
+        "Made by `python -m experiments.unpruning` with `digits`, `more`, `cifar` and `report`, "
+        f"commit {commit()}. Means ± half-widths of 95% intervals over seeds. M_o: the mask found "
+        "on all data; M_r: found without the forget set; both from the same first weights, steps "
+        "and order of rows. The seed floor is the IoU of two M_r whose rows came in other orders; "
+        "G is the part of the way from M_o to the floor (to 1) that an arm goes.",
+        "",
+        *_ran(folder),
+    ]
+    if benches:
+        lines += ["## T1. Does the deletion move the mask?", "", *tables.moved(benches)]
+        for bench in (b for b in benches if "path" in b):
+            lines += [f"{tables.title(bench)}:", "", *tables.by_leaf(bench)]
+        lines += ["## T2, T4. What each arm does about the mask, and what it costs", ""]
+        lines += [
+            "Cost: gradient evaluations over those of R2 (dense and sparse retraining), what an "
+            "unlearner inside the arm takes included, the training after the mask not.",
+            "",
+        ]
+        for bench in benches:
+            lines += [f"### {tables.title(bench)}", "", *tables.arms(bench)]
+    told = [bench for bench in benches if "outputs" in bench]
+    if told:
+        lines += ["## T3. Outputs, against R2", ""]
+        for bench in told:
+            lines += [f"### {tables.title(bench)}", "", *tables.outputs(bench)]
+    shown = [b for b in benches if "path" in b]
+    if shown:
+        lines += ["## Bounds beside the truth", ""]
+        for bench in shown:
+            if len(table := tables.bounds(bench)) > 3:
+                lines += [f"### {tables.title(bench)}", "", *table]
+        plots.against_epochs(shown[:4], into / "unpruning_epochs.png")
+        plots.by_leaf(shown[:4], into / "unpruning_leaves.png")
+        with_errors = [b for b in shown if any(a["errors"] for a in b["masks"]["arms"].values())]
+        plots.of_bounds(with_errors[:4], into / "unpruning_bounds.png")
+        lines += [
+            "![IoU against K](unpruning_epochs.png)",
+            "",
+            "![IoU by leaf](unpruning_leaves.png)",
+            "",
+            "![bounds](unpruning_bounds.png)",
+            "",
+        ]
+    lines += _single(folder, into)
+    page = into / "unpruning.md"
+    page.write_text("\n".join(lines).rstrip() + "\n")
+    return page
+
+
+def _benches(folder: Path) -> list[dict]:
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        content = json.loads(file.read_text())
+        if "masks" in content:
+            found.append((file.stem, content))
+    rank = {name: place for place, name in enumerate(ORDER)}
+    found.sort(
+        key=lambda one: (min((p for n, p in rank.items() if n in one[0]), default=9), one[0])
+    )
+    return [content for _, content in found]
+
+
+def _ran(folder: Path) -> list[str]:
+    file = folder / "ran.json"
+    if not file.exists():
+        return []
+    return [*(f"- {line}" for line in json.loads(file.read_text()).values()), ""]
+
+
+def _single(folder: Path, into: Path) -> list[str]:
+    lines = []
+    if (file := folder / "paired-test.json").exists():
+        lines += [
+            "## The pre-stated test: filters of a BatchNorm CNN, minibatches, K a quarter",
+            "",
+            *tables.paired_test(json.loads(file.read_text())),
+        ]
+    if (file := folder / "free-masks.json").exists():
+        found = json.loads(file.read_text())
+        names = ", ".join(key for key in found if key != "seeds")
+        lines += [
+            "## Control: masks that saw no data",
+            "",
+            f"{names}: M_o = M_r and R1 = R2 bit for bit, IoU 1, kappa 1 and KL 0 on all "
+            f"{len(found['seeds'])} seeds.",
+            "",
+        ]
+    if (file := folder / "attack.json").exists():
+        found = json.loads(file.read_text())
+        plots.of_attack(found, into / "unpruning_attack.png")
+        lines += [
+            "## T5. The membership attack's hard label follows its pools",
+            "",
+            "Share of Df called non-member, median and range over seeds. The originals forgot "
+            "nothing.",
+            "",
+            *tables.attack(found),
+            "![attack](unpruning_attack.png)",
+            "",
+        ]
+    return lines
