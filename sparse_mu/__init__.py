@@ -7,8 +7,24 @@ The names below are the public ones. Importing this package loads jax, optax and
 networks, checkpoints and data sets are modules of their own.
 """
 
-from sparse_mu import bounds, curvature, masks, proximal, pruning, scores
-from sparse_mu.api import DivergedWarning, NotConvergedWarning, evaluate, forget
+from sparse_mu import (
+    bounds,
+    curvature,
+    mask_bounds,
+    masks,
+    proximal,
+    pruning,
+    scores,
+    topology,
+    units,
+)
+from sparse_mu.api import (
+    DivergedWarning,
+    NotConvergedWarning,
+    evaluate,
+    forget,
+    training_path,
+)
 from sparse_mu.losses import classification
 from sparse_mu.masks import convolution_kernels, matrices
 from sparse_mu.optimiser import hyper_parameters, sgd
@@ -36,20 +52,30 @@ from sparse_mu.types import (
     UnlearnState,
 )
 from sparse_mu.unlearn import (
+    Difference,
+    Given,
+    Projected,
+    Regrow,
+    Rescored,
+    Rewind,
+    Unpruned,
     finetune,
     finetune_and_prune,
     fisher_forgetting,
     fisher_gaussian,
     gradient_ascent,
+    gradient_sum,
     influence_direction,
     influence_unlearning,
     l1_sparse,
     negative_gradient,
     random_label,
+    refresh_statistics,
     retrain,
     salun,
     scrub,
     scrub_passes,
+    unprune,
 )
 
 __version__ = "0.1.0"
@@ -57,17 +83,24 @@ __version__ = "0.1.0"
 __all__ = [
     "ApplyFn",
     "Batch",
+    "Difference",
     "DivergedWarning",
+    "Given",
     "Hyper",
     "LossAux",
     "LossFn",
     "Model",
     "NotConvergedWarning",
+    "Projected",
     "Pruned",
+    "Regrow",
+    "Rescored",
+    "Rewind",
     "Stats",
     "UnlearnBatch",
     "UnlearnState",
     "Unlearner",
+    "Unpruned",
     "bounds",
     "classification",
     "convolution_kernels",
@@ -79,6 +112,7 @@ __all__ = [
     "fisher_gaussian",
     "forget",
     "gradient_ascent",
+    "gradient_sum",
     "grasp_masks",
     "hyper_parameters",
     "imp",
@@ -87,6 +121,7 @@ __all__ = [
     "l1_prox",
     "l1_sparse",
     "magnitude_masks",
+    "mask_bounds",
     "masks",
     "matrices",
     "negative_gradient",
@@ -95,6 +130,7 @@ __all__ = [
     "pruning",
     "random_label",
     "random_masks",
+    "refresh_statistics",
     "retrain",
     "salun",
     "scores",
@@ -103,4 +139,8 @@ __all__ = [
     "sgd",
     "snip_masks",
     "synflow_masks",
+    "topology",
+    "training_path",
+    "units",
+    "unprune",
 ]

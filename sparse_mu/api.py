@@ -1,4 +1,7 @@
-"""The two calls of a library user: ``forget`` and ``evaluate``, on their own network and data."""
+"""The calls of a library user, on their own network and data: ``forget`` and ``evaluate``.
+
+And ``training_path``, which un-pruning is given.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +15,18 @@ from sparse_mu.curvature import Convergence
 from sparse_mu.evaluation import predict
 from sparse_mu.execution import for_library
 from sparse_mu.training import fit
-from sparse_mu.types import ApplyFn, Array, Dataset, Key, Masks, Model, Trials, Unlearner
+from sparse_mu.types import (
+    ApplyFn,
+    Array,
+    Dataset,
+    EnoughFn,
+    Key,
+    Masks,
+    Model,
+    PathFn,
+    Trials,
+    Unlearner,
+)
 
 Examples = tuple[Array, Array]  # inputs [N, ...] and integer labels [N]
 
@@ -132,6 +146,79 @@ def forget(
             stacklevel=2,
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), result.model)
+
+
+def training_path(
+    unlearner: Unlearner,
+    model: Model,
+    *,
+    examples: Examples,
+    members: Array | None = None,
+    batch_size: int = 128,
+    key: Key,
+) -> PathFn:
+    """A dense training of one model as :func:`sparse_mu.unprune` reads it.
+
+    The order of an epoch is drawn for all examples and the members keep theirs, so that under one
+    key the training on Dr differs from that on D by the forget set alone. Where members make fewer
+    batches than all examples, their order starts again: an epoch has as many steps on Dr as on D.
+
+    Args:
+        unlearner: the recipe, such as ``sparse_mu.finetune(loss_fn, optimiser)``. A path may end
+            before its last epoch, so the recipe's schedule must not depend on the length.
+        model: theta_0.
+        examples: ``(inputs, labels)`` of D, all rows.
+        members: ``bool[N]``, the rows to train on; default: all.
+        batch_size: rows per step.
+        key: draws the orders.
+
+    Returns:
+        A function of the epochs that are asked for to models by epoch.
+
+    Raises:
+        ValueError: as :func:`forget`, or if ``members`` does not fit.
+    """
+    _checked_model("model", model)
+    inputs, labels = _checked("examples", examples)
+    chosen = np.ones(len(labels), bool) if members is None else np.asarray(members)
+    if chosen.shape != labels.shape or chosen.dtype != bool or not chosen.any():
+        raise ValueError(
+            f"members: must be bool[{len(labels)}] with a True in it, got "
+            f"{chosen.dtype}{list(chosen.shape)}"
+        )
+    execution = for_library()
+    rows = execution.put_shared(Dataset(jnp.asarray(inputs), jnp.asarray(labels)))
+    start, dense = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf)[None], (model, mask_trees.ones_like(model.params))
+    )
+    fewer = -(-int(chosen.sum()) // batch_size) < -(-len(labels) // batch_size)
+    at_least = np.array([len(labels) if fewer else 0], np.int32)
+    order_key = jax.random.fold_in(key, 1)[None]
+
+    def first(models: Model) -> Model:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), models)
+
+    def path(epochs: tuple[int, ...], enough: EnoughFn | None = None) -> dict[int, Model]:
+        def enough_of_one(seen: dict[int, Model], trials: np.ndarray) -> np.ndarray:
+            assert enough is not None
+            return enough({epoch: first(models) for epoch, models in seen.items()}, trials)
+
+        found = fit(
+            unlearner,
+            start,
+            dense,
+            key[None],
+            Trials(~chosen[None], chosen[None], order_key, at_least),
+            rows,
+            batch_size=batch_size,
+            epochs=max(epochs),
+            execution=execution,
+            snapshot_epochs=tuple(epochs),
+            enough=None if enough is None else enough_of_one,
+        )
+        return {epoch: first(models) for epoch, models in found.snapshots.items()}
+
+    return path
 
 
 def evaluate(

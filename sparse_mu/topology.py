@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from sparse_mu import trees
 from sparse_mu.trees import Prunable, convolution_kernels
@@ -179,6 +179,8 @@ def rank_correlation(
     Raises:
         ValueError: if the trees do not fit each other, or ``near`` is no such fraction.
     """
+    from scipy import stats  # slow to import
+
     a, b = flat(first, prunable), flat(second, prunable)
     _same_size(a, b)
     if kept is not None:

@@ -61,6 +61,7 @@ def unprune(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Arm:
                 settle=phases.of(how.settle) if how.settle else None,
                 scope=x.pruner.scope,
                 structure=x.pruner.structure,
+                batched=True,
             )
             return _Done(found, phases.fits, time.perf_counter() - began)
 
@@ -111,6 +112,7 @@ def regrow(run: Run, how: Unpruner, name: str, sparse: Arm) -> Arm:
                 tolerance=how.tolerance,
                 unlearn_epochs=x.methods[name].epochs,
                 structure=x.pruner.structure,
+                batched=True,
             )
             return _Done(found, phases.fits, time.perf_counter() - began)
 

@@ -10,6 +10,7 @@ Each bench leaves one JSON file in the workdir and is not run again while that i
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -45,21 +46,19 @@ def main() -> None:
 
     began, seeds, folder = time.perf_counter(), tuple(range(given.seeds)), given.workdir
     steps = {
-        "digits": lambda: [*sweeps.run(sweeps.digits(), seeds, folder)],
-        "more": lambda: [
-            *sweeps.run(sweeps.more_digits(), seeds, folder),
-            *sweeps.attack(seeds, folder),
-            *sweeps.free_masks(seeds, folder),
-            *sweeps.paired(folder),
-        ],
-        "cifar": lambda: [
-            *sweeps.run(
-                [cifar.planned(given.data_dir, given.network, given.epochs, given.limit)],
-                seeds,
-                folder,
-            )
-        ],
-        "report": list,
+        "digits": lambda: sweeps.run(sweeps.digits(), seeds, folder),
+        "more": lambda: itertools.chain(
+            sweeps.run(sweeps.more_digits(), seeds, folder),
+            sweeps.attack(seeds, folder),
+            sweeps.free_masks(seeds, folder),
+            sweeps.paired(folder),
+        ),
+        "cifar": lambda: sweeps.run(
+            [cifar.planned(given.data_dir, given.network, given.epochs, given.limit)],
+            seeds,
+            folder,
+        ),
+        "report": lambda: iter(()),
     }
     for line in steps[given.what]():
         print(line, flush=True)

@@ -132,6 +132,7 @@ class Bench:
             prunable=setting.prunable,
             scope=setting.scope,
             structure=setting.structure,
+            batched=True,
         )
         rows = retain.sum(axis=1)
         spent = found.cost.gradient_evaluations(rows, np.full(len(rows), setting.train_rows))

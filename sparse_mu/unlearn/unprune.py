@@ -3,8 +3,8 @@
 The mask M_o of a sparse model was chosen while looking at Df. Weights alone being unlearned, it
 stays. :func:`unprune` estimates the dense weights theta_T(Dr) that a retraining would have pruned,
 prunes the estimate by the rule and to the count that made M_o, and hands the new mask with weights
-to begin from to any unlearner. Written for procedures (as OMP is): all trees carry a leading axis
-``[T]`` of trials, and masks are found on the host, trial by trial, in float64.
+to begin from to any unlearner. A procedure, as OMP is, of one model, or with ``batched`` of T;
+masks are found on the host, trial by trial, in float64.
 
 What a mode may read decides what it can promise. :class:`Rewind` reads (theta_0, Dr) alone, so
 nothing of Df is left in its mask at any length; the others reach Df through w_o or stored weights.
@@ -23,6 +23,7 @@ import numpy as np
 from sparse_mu import masks as mask_trees
 from sparse_mu.masks import Prunable, Scope, Structure, convolution_kernels
 from sparse_mu.types import Masks, Model, Params, PathFn, TrainFn
+from sparse_mu.unlearn import single
 from sparse_mu.unlearn.modes import Difference, Given, Mode, Projected, Rescored, Rewind
 from sparse_mu.unlearn.projection import ProjectFn, by_magnitude
 from sparse_mu.unlearn.regrow import Regrow, regrow
@@ -86,7 +87,7 @@ def unprune(
     masks: Masks,
     mode: Mode,
     epochs: int,
-    block: int = 1,
+    block: int | None = None,
     tolerance: float = 0.0,
     weights: Weights = "carry",
     unlearn_epochs: int = 1,
@@ -95,13 +96,14 @@ def unprune(
     prunable: Prunable = convolution_kernels,
     scope: Scope = "global",
     structure: Structure = "entries",
+    batched: bool = False,
 ) -> Unpruned:
-    """Removes the forget set from the mask of T sparse models, then from their weights.
+    """Removes the forget set from the mask of sparse models, then from their weights.
 
-    It looks at the mask after every ``block`` epochs of the dense training and ends a trial where
-    two masks in a row had an IoU of at least ``1 - tolerance`` with the one before, or after
-    ``epochs``. The same theta_0, optimiser, steps and order of rows as the original's are meant:
-    without them the masks differ by their noise.
+    With a ``block`` it looks at the mask after every so many epochs of the dense training and ends
+    a trial where two masks in a row had an IoU of at least ``1 - tolerance`` with the one before;
+    else it looks once, after ``epochs``. The same theta_0, optimiser, steps and order of rows as
+    the original's are meant: without them the masks differ by their noise.
 
     Args:
         train: the dense training on Dr, by the original's recipe and in its order of rows. Not
@@ -113,7 +115,7 @@ def unprune(
         masks: ``[T]`` masks M_o.
         mode: how the mask is found; see the classes of this module.
         epochs: K, the most epochs of dense training, up to the length of the original's.
-        block: epochs between two looks, at least 1.
+        block: epochs between two looks, at least 1; None: one look, at the end.
         tolerance: in [0, 1); at 0 a trial ends early only where its mask stood still.
         weights: what the weight phase begins from. ``"carry"``: w_o where both masks keep, theta_0
             where only the new one does; ``"rewind"``: theta_0; ``"continue"``: theta_K(Dr);
@@ -127,11 +129,37 @@ def unprune(
         prunable: which leaves are prunable.
         scope: ``"global"`` or ``"leaf"``, as the original was pruned.
         structure: ``"entries"``, ``"filters"`` or ``"channels"``.
+        batched: whether all trees, and those that the functions take and give, carry a leading
+            trial axis ``[T]``. What is ``[T]`` above then stands for one model where they do not;
+            of the result, ``epochs``, ``agreement`` and ``cost`` always have it.
 
     Raises:
         ValueError: if the masks do not fit, a number or word is not allowed, or a snapshot that is
             looked at was not kept.
     """
+    if not batched:
+        found = unprune(
+            single.path(train),
+            None if unlearn is None else single.phase(unlearn),
+            theta_0=single.lifted(theta_0),
+            original=single.lifted(original),
+            masks=single.lifted(masks),
+            mode=single.mode(mode),
+            epochs=epochs,
+            block=block,
+            tolerance=tolerance,
+            weights=weights,
+            unlearn_epochs=unlearn_epochs,
+            settle=None if settle is None else single.phase(settle),
+            project=project,
+            prunable=prunable,
+            scope=scope,
+            structure=structure,
+            batched=True,
+        )
+        model, found_masks, estimate = (single.lowered(tree) for tree in found[:3])
+        return found._replace(model=model, masks=found_masks, estimate=estimate)
+    block = epochs if block is None else block
     _check(original, masks, epochs, block, tolerance, weights, mode)
     if isinstance(mode, Projected) and project is not None:
         raise ValueError("project= is given: Projected knows the threshold of magnitudes only")

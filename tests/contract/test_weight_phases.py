@@ -80,7 +80,7 @@ def unpruned(unlearner, mode=None, *, train=None, epochs=WHOLE, **more):
     mode = unlearn.Difference(end.model, end.snapshots) if mode is None else mode
     return unlearn.unprune(
         train or path(), unlearner, theta_0=batched()[0], original=sparse, masks=kept, mode=mode,
-        epochs=epochs, block=HALF, prunable=masks.matrices, **more,
+        epochs=epochs, block=HALF, prunable=masks.matrices, batched=True, **more,
     )  # fmt: skip
 
 
@@ -142,6 +142,7 @@ def test_a_trial_ends_at_its_own_look():
     given = {
         "theta_0": batched()[0], "original": sparse, "masks": kept, "epochs": WHOLE, "block": 1,
         "mode": unlearn.Difference(end.model, dense.snapshots), "prunable": masks.matrices,
+        "batched": True,
     }  # fmt: skip
     loose = unlearn.unprune(path(), None, **given, tolerance=0.9)
     assert loose.epochs.tolist() == [3, 3, 3]

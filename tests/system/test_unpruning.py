@@ -67,7 +67,7 @@ def unpruned(mode, which="class", *, epochs=QUARTER, block=50, **more):
     path = path_of(which) if which == "class" else path_of(which, QUARTER)
     found = unlearn.unprune(
         path, None, theta_0=lab.theta_0, original=old.sparse, masks=old.masks, mode=mode,
-        epochs=epochs, block=block, prunable=lab.setting.prunable, **more,
+        epochs=epochs, block=block, prunable=lab.setting.prunable, batched=True, **more,
     )  # fmt: skip
     assert_contract(found, old.masks)
     return found
@@ -140,7 +140,7 @@ def test_additive_scores_give_the_retrained_mask(score):
         found = unlearn.unprune(
             path_of("class"), None, theta_0=theta_0, original=old.sparse, masks=old.masks,
             mode=unlearn.Rescored(total, forgotten, score), epochs=1, weights="rewind",
-            prunable=masks.matrices,
+            prunable=masks.matrices, batched=True,
         )  # fmt: skip
 
         def masks_of(gradients):
@@ -196,7 +196,7 @@ def test_exact_with_batchnorm_minibatches_and_shared_order(structure):
     new = lab.pipeline(retain, sparse=False)
     mode = unlearn.Difference(old.dense, old.snapshots)
     given = {"theta_0": lab.theta_0, "original": old.dense, "masks": old.masks, "mode": mode}
-    where = {"structure": structure, "block": 2}
+    where = {"structure": structure, "block": 2, "batched": True}
     whole = unlearn.unprune(lab.path(retain), None, **given, epochs=4, **where)
     same(whole.masks, new.masks)
     kernels = masks.convolution_kernels
@@ -265,7 +265,7 @@ def test_hidden_units():
     found = unlearn.unprune(
         lab.path(retain), None, theta_0=lab.theta_0, original=old.dense, masks=old.masks,
         mode=unlearn.Difference(old.dense, old.snapshots), epochs=QUARTER, block=QUARTER,
-        project=lab.project, prunable=masks.matrices,
+        project=lab.project, prunable=masks.matrices, batched=True,
     )  # fmt: skip
     assert (ious(found.masks, target) - ious(old.masks, target) >= 0.05).all()
 
@@ -311,6 +311,7 @@ def test_regrowing_keeps_the_contract(how):
     found = unlearn.unprune(
         path_of("class"), lab.train(retain), theta_0=lab.theta_0, original=old.sparse,
         masks=old.masks, mode=mode, epochs=1, unlearn_epochs=10, prunable=masks.matrices,
+        batched=True,
     )  # fmt: skip
     assert_contract(found, old.masks)
     assert ious(found.masks, old.masks).max() < 1

@@ -1,4 +1,4 @@
-"""The two calls of a library user, on a network of plain dicts."""
+"""The calls of a library user, on a network of plain dicts."""
 
 import subprocess
 import sys
@@ -214,3 +214,103 @@ def test_importing_the_package_loads_nothing_heavy_and_starts_no_backend():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "[] False"
+
+
+# training_path
+
+
+def all_examples():
+    return tuple(np.concatenate(parts) for parts in zip(RETAIN, FORGET, strict=True))
+
+
+RETAINED = np.arange(32) < 24
+
+
+def test_a_path_is_the_training_seen_on_its_way(model, key):
+    path = sparse_mu.training_path(FINETUNE, model, examples=RETAIN, batch_size=8, key=key)
+    seen = path((1, 3))
+    assert sorted(seen) == [1, 3]
+    for epochs, found in seen.items():
+        given = {"retain": RETAIN, "batch_size": 8, "epochs": epochs, "key": key}
+        assert_same_bits(found, sparse_mu.forget(FINETUNE, model, **given))
+    asked = []
+
+    def enough(seen, trials):
+        asked.append((sorted(seen), trials.tolist()))
+        assert jax.tree.map(jnp.shape, seen[1]) == jax.tree.map(jnp.shape, model)
+        return np.array([len(seen) == 2])
+
+    assert_same_bits(path((1, 2, 3), enough)[2], path((2,))[2])
+    assert asked == [([1], [0]), ([1, 2], [0])]
+
+
+def test_paths_of_one_key_share_their_order_and_their_number_of_steps(model, key):
+    """Noted by a loss whose network state counts the rows it saw, weighed by their place."""
+
+    def noting(params, net_state, batch, key):
+        rows = batch.inputs[:, 0].astype(int)
+        place = net_state["steps"] * 8 + jnp.arange(8)
+        at = jnp.where(batch.weights > 0, rows, 32)
+        noted = {
+            "steps": net_state["steps"] + 1,
+            "order": net_state["order"].at[place].set(jnp.where(batch.weights > 0, rows, -1)),
+            "seen": net_state["seen"].at[at].add(1, mode="drop"),
+        }
+        total = jnp.sum(params["w"]) * 0
+        return total, sparse_mu.LossAux(jnp.sum(batch.weights), noted, total)
+
+    blank = {
+        "steps": jnp.int32(0),
+        "order": jnp.zeros(32, jnp.int32),
+        "seen": jnp.zeros(32, jnp.int32),
+    }
+    counting = sparse_mu.Model({"w": jnp.ones(2)}, blank)
+    numbered = (np.arange(32, dtype=np.float32)[:, None], np.zeros(32, int))
+    recipe = sparse_mu.finetune(noting, optax.sgd(0.1))
+    whole, rest = (
+        sparse_mu.training_path(
+            recipe, counting, examples=numbered, members=members, batch_size=8, key=key
+        )((1,))[1].net_state
+        for members in (None, RETAINED)
+    )
+    assert whole["steps"] == rest["steps"] == 4  # 24 rows alone would be 3
+    kept = [row for row in whole["order"].tolist() if row < 24]
+    assert rest["order"].tolist()[:24] == kept
+    assert sorted(rest["seen"].tolist()) == [0] * 8 + [1] * 16 + [2] * 8
+
+
+def test_bad_members_are_refused(model, key):
+    for members in (np.ones(3, bool), np.zeros(24, bool), np.ones(24)):
+        with pytest.raises(ValueError, match=r"members: must be bool\[24\]"):
+            sparse_mu.training_path(FINETUNE, model, examples=RETAIN, members=members, key=key)
+
+
+def test_unpruning_one_model_is_exact_after_the_whole_training(model, key):
+    given = {"examples": all_examples(), "batch_size": 8, "key": key}
+    over_all = sparse_mu.training_path(FINETUNE, model, **given)
+    over_retain = sparse_mu.training_path(FINETUNE, model, members=RETAINED, **given)
+    seen = over_all((2, 4))
+    original, masks = sparse_mu.omp(seen[4], 0.5, prunable=sparse_mu.matrices)
+    _, target = sparse_mu.omp(over_retain((4,))[4], 0.5, prunable=sparse_mu.matrices)
+
+    def unlearn(model, masks, *, start, stop):
+        return sparse_mu.forget(
+            FINETUNE, model, masks, retain=RETAIN, batch_size=8, epochs=stop, key=key
+        )
+
+    found = sparse_mu.unprune(
+        over_retain,
+        unlearn,
+        theta_0=model,
+        original=original,
+        masks=masks,
+        mode=sparse_mu.Difference(dense=seen[4], snapshots=seen),
+        epochs=4,
+        block=2,
+        unlearn_epochs=2,
+        prunable=sparse_mu.matrices,
+    )
+    assert_same_bits(found.masks, jax.tree.map(np.asarray, target))
+    gone = jax.tree.map(lambda m, w: np.where(m, 0, w), found.masks, found.model.params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gone))
+    assert found.epochs.tolist() == [4]

@@ -8,12 +8,14 @@ import pytest
 import sparse_mu
 
 REVIEWED = """
-ApplyFn Batch DivergedWarning Hyper LossAux LossFn Model NotConvergedWarning Pruned Stats
-UnlearnBatch UnlearnState Unlearner bounds classification convolution_kernels curvature evaluate
-finetune finetune_and_prune fisher_forgetting fisher_gaussian forget gradient_ascent grasp_masks
-hyper_parameters imp influence_direction influence_unlearning l1_prox l1_sparse magnitude_masks
-masks matrices negative_gradient omp proximal pruning random_label random_masks retrain salun
-scores scrub scrub_passes sgd snip_masks synflow_masks
+ApplyFn Batch Difference DivergedWarning Given Hyper LossAux LossFn Model NotConvergedWarning
+Projected Pruned Regrow Rescored Rewind Stats UnlearnBatch UnlearnState Unlearner Unpruned bounds
+classification convolution_kernels curvature evaluate finetune finetune_and_prune
+fisher_forgetting fisher_gaussian forget gradient_ascent gradient_sum grasp_masks hyper_parameters
+imp influence_direction influence_unlearning l1_prox l1_sparse magnitude_masks mask_bounds masks
+matrices negative_gradient omp proximal pruning random_label random_masks refresh_statistics
+retrain salun scores scrub scrub_passes sgd snip_masks synflow_masks topology training_path units
+unprune
 """.split()
 
 

@@ -114,9 +114,11 @@ def path(epochs, enough=None):
 def run(mode=None, unlearner=None, train=path, **more):
     if mode is None:
         mode = unlearn.Difference(DENSE, {1: AT_1, 2: AT_1, 3: AT_1})
-    given = {"theta_0": THETA, "original": SPARSE, "masks": KEPT, "epochs": 1}
+    given = {"theta_0": THETA, "original": SPARSE, "masks": KEPT, "epochs": 1, "block": 1}
     return unlearn.unprune(
-        train, unlearner, **given | {"mode": mode, "prunable": masks.matrices} | more
+        train,
+        unlearner,
+        **given | {"mode": mode, "prunable": masks.matrices, "batched": True} | more,
     )
 
 
@@ -202,6 +204,58 @@ def test_masks_that_are_given_are_taken():
     np.testing.assert_array_equal(same.model.params["w"], SPARSE.params["w"])
 
 
+def one(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+AGAIN = {1: AT_1, 2: AT_1}
+MODES = {
+    "difference": unlearn.Difference(DENSE, AGAIN),
+    "difference, trained again": unlearn.Difference(DENSE, lambda e, enough=None: AGAIN),
+    "projected": unlearn.Projected(AGAIN),
+    "rewind": unlearn.Rewind(),
+    "rescored": unlearn.Rescored(AT_1.params, RETAIN_1.params),
+    "given": unlearn.Given(stacked(mask_of(False, True, True, False))),
+    "regrow": unlearn.Regrow(grow="gradient", gradient=lambda model: RETAIN_1.params, rounds=2),
+}
+SINGLE = {
+    "difference": unlearn.Difference(one(DENSE), {1: one(AT_1), 2: one(AT_1)}),
+    "difference, trained again": unlearn.Difference(
+        one(DENSE), lambda e, enough=None: {1: one(AT_1), 2: one(AT_1)}
+    ),
+    "projected": unlearn.Projected({1: one(AT_1), 2: one(AT_1)}),
+    "rewind": unlearn.Rewind(),
+    "rescored": unlearn.Rescored(one(AT_1.params), one(RETAIN_1.params)),
+    "given": unlearn.Given(mask_of(False, True, True, False)),
+    "regrow": unlearn.Regrow(
+        grow="gradient", gradient=lambda model: one(RETAIN_1.params), rounds=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_one_model_is_a_batch_of_one(name):
+    def path_of_one(epochs, enough=None):
+        seen = dict.fromkeys(epochs, one(RETAIN_1))
+        assert enough is None or enough(seen, np.array([0])).shape == (1,)
+        return seen
+
+    def grow_one(model, kept, *, start, stop):
+        return one(growing(stacked(model), stacked(kept), start=start, stop=stop))
+
+    together = run(MODES[name], growing, settle=growing, epochs=2)
+    alone = run(
+        SINGLE[name], grow_one, train=path_of_one, settle=grow_one, epochs=2, batched=False,
+        theta_0=one(THETA), original=one(SPARSE), masks=one(KEPT),
+    )  # fmt: skip
+    for ours, theirs in zip(
+        jax.tree.leaves(alone[:3]), jax.tree.leaves(one(together[:3])), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert alone.epochs.tolist() == together.epochs.tolist()
+    assert alone.agreement == together.agreement
+
+
 def test_looks_come_every_block_and_at_the_end():
     asked = []
 
@@ -212,7 +266,8 @@ def test_looks_come_every_block_and_at_the_end():
     store = dict.fromkeys(range(1, 8), AT_1)
     run(unlearn.Difference(DENSE, store), train=train, epochs=7, block=3)
     run(unlearn.Difference(DENSE, store), train=train, epochs=2, block=5)
-    assert asked == [(3, 6, 7), (2,)]
+    run(unlearn.Difference(DENSE, store), train=train, epochs=4, block=None)
+    assert asked == [(3, 6, 7), (2,), (4,)]
 
 
 def test_a_path_that_stops_early_may_leave_the_rest_out():
