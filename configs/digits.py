@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     config.unlearn.influence.batch_size = 64
     config.unlearn.l1_sparse.batch_size = 64
     config.unlearn.l1_sparse.learning_rate = 0.2
+    config.unprune.epochs = 4  # about a quarter of train.epochs
+    config.unprune.block = 2  # epochs between two looks at the mask
+    config.unprune.settle_epochs = 6  # passes of 12 batches
     for method in ("finetune_and_prune", "negative_gradient", "random_label", "salun", "scrub"):
         config.unlearn[method].batch_size = 64
         config.unlearn[method].learning_rate = 0.1  # a starting point, not tuned

@@ -32,8 +32,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--data_dir", help="TFDS directory that holds cifar10")
     parser.add_argument("--network", default="resnet20s", choices=("resnet20s", "resnet18"))
-    parser.add_argument("--epochs", type=int, default=4, help="of cifar")
-    parser.add_argument("--limit", type=int, default=4000, help="training rows of cifar; 0 = all")
+    parser.add_argument("--epochs", type=int, default=8, help="of cifar's trainings")
+    parser.add_argument("--limit", type=int, default=2000, help="training rows of cifar; 0 = all")
+    parser.add_argument("--masks_only", action="store_true", help="cifar without outputs (T3)")
     parser.add_argument("--keep", action="store_true", help="write to experiments/results")
     given = parser.parse_args()
     if given.what == "cifar" and not given.data_dir:
@@ -54,7 +55,15 @@ def main() -> None:
             sweeps.paired(folder),
         ),
         "cifar": lambda: sweeps.run(
-            [cifar.planned(given.data_dir, given.network, given.epochs, given.limit)],
+            [
+                cifar.planned(
+                    given.data_dir,
+                    given.network,
+                    given.epochs,
+                    given.limit,
+                    with_outputs=not given.masks_only,
+                )
+            ],
             seeds,
             folder,
         ),

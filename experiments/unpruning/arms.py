@@ -68,19 +68,30 @@ class Bench:
     """One setting and one deletion: its targets, made once, and every arm on demand."""
 
     def __init__(
-        self, lab: Lab, deletion: Deletion, original: Trained, quarter: int, block: int
+        self,
+        lab: Lab,
+        deletion: Deletion,
+        original: Trained,
+        quarter: int,
+        block: int,
+        *,
+        with_outputs: bool = True,
     ) -> None:
-        """Trains the targets; the original holds snapshots at every epoch that is looked at."""
+        """Trains the targets; the original holds snapshots at every epoch that is looked at.
+
+        Without outputs no sparse model is trained beside the original's.
+        """
         self.lab, self.deletion = lab, deletion
         self.quarter, self.block = quarter, block
         self.retain, self.placebo = ~deletion.forget, ~deletion.placebo
-        retrained = lab.pipeline(self.retain, snapshots=tuple(original.snapshots))
+        looks = tuple(original.snapshots)
+        retrained = lab.pipeline(self.retain, snapshots=looks, sparse=with_outputs)
         other = lab.pipeline(self.retain, other_order=True, sparse=False)
         self.targets = Targets(
             original=original,
             retrained=retrained,
             floor=other.masks,
-            inherited=lab.rewound(original.masks, self.retain),
+            inherited=lab.rewound(original.masks, self.retain) if with_outputs else lab.theta_0,
         )
         # the dense training on Dr is the retrained model's, seen on its way
         self._seen = {self.retain.tobytes(): retrained.snapshots}

@@ -8,7 +8,7 @@ from experiments.unpruning.sweeps import Planned
 from sparse_mu import builders, config
 
 
-def planned(data_dir: str, network: str, epochs: int, limit: int) -> Planned:
+def planned(data_dir: str, network: str, epochs: int, limit: int, *, with_outputs: bool) -> Planned:
     """A class deleted, 90% (ResNet-18: 95%) sparse; un-augmented, so that orders alone differ."""
     flat = config.flatten(cifar10_resnet20s.get_config().to_dict())
     flat = config.check(flat | {"dataset.data_dir": data_dir, "dataset.limit": limit, "trials": 1})
@@ -17,4 +17,4 @@ def planned(data_dir: str, network: str, epochs: int, limit: int) -> Planned:
         np.asarray(data.inputs), data.labels, data.train_rows, network, epochs
     )._replace(sparsity=0.95 if network == "resnet18" else 0.9)
     looks = tuple(range(1, epochs + 1))
-    return Planned(setting, "class", looks, max(-(-epochs // 4), 1), 1, True, True)
+    return Planned(setting, "class", looks, -(-epochs // 4), 1, with_outputs, True)

@@ -7,14 +7,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLOURS = {"difference": "#0072B2", "projected": "#009E73", "rewind": "#D55E00"}
 GREY = "#777777"
 
 
 def _figure(count: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.4 * count, height), layout="constrained")
-    axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.4 * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis="y", color="#e3e3e3", linewidth=0.7)
@@ -72,6 +75,8 @@ def of_bounds(benches: list[dict], path: Path) -> None:
         one.plot(line, line, color="black", linewidth=1, label="h itself")
         one.set_xscale("log")
         one.set_yscale("log")
+        one.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        one.xaxis.set_minor_formatter(NullFormatter())
         one.set_title(f"{bench['masks']['setting']}, {bench['masks']['deletion']}", fontsize=9)
         one.set_xlabel("bits that differ, h")
         one.set_ylabel("bound on h")
@@ -105,7 +110,7 @@ def by_leaf(benches: list[dict], path: Path) -> None:
         one.set_ylim(0, 1)
         one.set_title(f"{bench['masks']['setting']}, {bench['masks']['deletion']}", fontsize=9)
     axes[0].set_ylabel("IoU")
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0].legend(fontsize=8, loc="lower left", framealpha=0.9)
     _save(figure, path)
 
 

@@ -7,6 +7,14 @@ from experiments.unpruning import plots, tables
 from sparse_mu.manifest import commit
 
 ORDER = ("digits-MLP", "digits-CNN", "CIFAR-10")
+DRAWN = (  # setting and deletion of the benches that are plotted, where they are there
+    ("digits MLP", "class"),
+    ("digits MLP", "random 30%"),
+    ("digits CNN", "class"),
+    ("digits CNN, filters", "class"),
+    ("CIFAR-10 resnet20s", "class"),
+    ("CIFAR-10 resnet18", "class"),
+)
 
 
 def write(folder: Path, into: Path) -> Path:
@@ -47,10 +55,12 @@ def write(folder: Path, into: Path) -> Path:
         for bench in shown:
             if len(table := tables.bounds(bench)) > 3:
                 lines += [f"### {tables.title(bench)}", "", *table]
-        plots.against_epochs(shown[:4], into / "unpruning_epochs.png")
-        plots.by_leaf(shown[:4], into / "unpruning_leaves.png")
-        with_errors = [b for b in shown if any(a["errors"] for a in b["masks"]["arms"].values())]
-        plots.of_bounds(with_errors[:4], into / "unpruning_bounds.png")
+        drawn = [b for b in shown if (b["masks"]["setting"], b["masks"]["deletion"]) in DRAWN]
+        drawn = drawn or shown[:1]
+        plots.against_epochs(drawn, into / "unpruning_epochs.png")
+        plots.by_leaf(drawn, into / "unpruning_leaves.png")
+        told = [b for b in drawn if any(a["errors"] for a in b["masks"]["arms"].values())]
+        plots.of_bounds(told, into / "unpruning_bounds.png")
         lines += [
             "![IoU against K](unpruning_epochs.png)",
             "",

@@ -97,7 +97,9 @@ def run(plans: list[Planned], seeds: tuple[int, ...], folder: Path) -> Iterator[
             labs[key] = lab, lab.pipeline(lab.everything, snapshots=plan.looks)
         lab, original = labs[key]
         deletion = deletion_of(lab, plan.deletion)
-        bench = Bench(lab, deletion, original, plan.quarter, plan.block)
+        bench = Bench(
+            lab, deletion, original, plan.quarter, plan.block, with_outputs=plan.with_outputs
+        )
         found = {"masks": masks_of_bench(bench)}
         if plan.with_outputs:
             found["outputs"] = outputs_of_bench(bench)
@@ -127,7 +129,14 @@ def paired(folder: Path) -> Iterator[str]:
     def measure() -> dict:
         lab = Lab(setting, PAIRED_SEEDS)
         original = lab.pipeline(lab.everything, snapshots=plan.looks)
-        bench = Bench(lab, deletion_of(lab, "class"), original, plan.quarter, plan.block)
+        bench = Bench(
+            lab,
+            deletion_of(lab, "class"),
+            original,
+            plan.quarter,
+            plan.block,
+            with_outputs=False,
+        )
         return masks_of_bench(bench)
 
     yield from once(folder / "paired-test.json", measure)

@@ -100,7 +100,7 @@ def arms(bench: dict) -> list[str]:
                 shown(arm["kappa"]),
                 shown(arm["precision"], 2),
                 shown(arm["recall"], 2),
-                shown(arm["gain"], 2),
+                _where_all(arm["gain"]),
                 shown(arm["gain_exact"], 2),
                 "" if name in ("seed floor", "random swaps") else f"{np.mean(arm['cost']):.3f}",
                 f"{arm['stored_bytes'] / 1024:.0f}" if arm["stored_bytes"] else "0",
@@ -124,6 +124,12 @@ def arms(bench: dict) -> list[str]:
         *("sham: nothing deleted, to M_o", "sham, to M_r"),
     )
     return lines + grid(head, rows)
+
+
+def _where_all(values: Values) -> str:
+    """A gain to the floor where every seed has one: where M_o is below the floor."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return shown(values, 2) if len(known) == len(values) else "—"
 
 
 def bounds(bench: dict) -> list[str]:

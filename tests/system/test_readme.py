@@ -98,6 +98,15 @@ def test_forget_and_evaluate_example_prints_fractions_and_gaps(capsys):
     )
 
 
+def test_the_unpruned_mask_of_the_example_is_nearer_to_the_retrained_one():
+    names = namespace("Without the command", "The mask remembers, too")
+    kept, found = (
+        sparse_mu.topology.iou(masks, names["target"], sparse_mu.matrices)
+        for masks in (names["masks"], names["unpruned"].masks)
+    )
+    assert found > kept + 0.05
+
+
 def test_every_bridge_is_in_the_readme():
     assert [part for section, part in BLOCKS if section == BRIDGE_SECTION and part] == [*BRIDGES]
 
