@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.unlearn.l1_sparse.batch_size = 64
     config.unlearn.l1_sparse.learning_rate = 0.2
     config.unprune.epochs = 4  # about a quarter of train.epochs
-    config.unprune.block = 2  # epochs between two looks at the mask
+    config.unprune.block = 1  # epochs between two looks at the mask
     config.unprune.settle_epochs = 6  # passes of 12 batches
     for method in ("finetune_and_prune", "negative_gradient", "random_label", "salun", "scrub"):
         config.unlearn[method].batch_size = 64

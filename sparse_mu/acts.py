@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sparse_mu import memory, pruning
+from sparse_mu import digests, memory, pruning
 from sparse_mu.builders import Experiment, Method
 from sparse_mu.config import Flat
 from sparse_mu.curvature import Convergence
+from sparse_mu.passes import stretched
 from sparse_mu.retry import Portion, within_memory
 from sparse_mu.stages import fingerprint
 from sparse_mu.standing import Keeper, not_kept
@@ -112,7 +113,7 @@ class Run:
         # with one split, the forget sets say which rows are trained on and which are retained
         sets = (data.forget,) if data.trained.all() else (data.forget, data.retain, data.trained)
         self.data_print = fingerprint(data.inputs, data.labels, *sets)
-        self.made: list[Arm] = []  # every arm so far, those that others come from too
+        self.recorded: dict[str, dict[str, str]] = {}  # of every arm so far, by its title
         self.halved: set[str] = set()  # fingerprints of the arms that are equal up to rounding only
         self.done, self.total = 0.0, self._plan()
 
@@ -162,7 +163,7 @@ class Run:
         x = self.x
         keep = slice(0, 1) if only_first else slice(None)
         model, masks = jax.tree.map(lambda leaf: leaf[keep], (model, masks))
-        units = _units(method)
+        units = _units(method) * (stop or method.epochs) / method.epochs
         if only_first:  # all repeats together count half of what all trials count
             units *= 0.5 / x.config["evaluate.rte_repeats"]
         before = self.done
@@ -210,15 +211,9 @@ class Run:
         )
 
     def stretched(self, retain: np.ndarray) -> np.ndarray:
-        """``int32[T]``, rows that an epoch of training has at least.
-
-        Under the budget of steps a set of fewer batches than D's starts its order again until it
-        has as many rows as D.
-        """
-        size = self.x.training.batch_size
-        own, whole = (-(-rows.sum(axis=1) // size) for rows in (retain, self.trained))
-        stretch = self.x.same_steps & (own < whole)
-        return np.where(stretch, self.trained.sum(axis=1), 0).astype(np.int32)
+        """``int32[T]``, rows that an epoch of training has at least, by the config's budget."""
+        rows, whole = (sets.sum(axis=1) for sets in (retain, self.trained))
+        return self.x.same_steps * stretched(rows, whole, self.x.training.batch_size)
 
     def rewound(self, dense: Arm) -> Model:
         """``[T]`` models that pruning goes back to."""
@@ -250,7 +245,7 @@ class Run:
             self.halved.add(stage.fingerprint)
         meta, folder = {**stage.meta, "halved": halved}, f"{name}-{stage.fingerprint}"
         arm = Arm(method, sparsity, model, masks, kept, meta, stage.fingerprint, folder)
-        self.made.append(arm)
+        self.recorded[title(method, sparsity)] = record(arm)
         return arm
 
     def config_of(self, *groups: str) -> Flat:
@@ -389,6 +384,15 @@ def unlearn(run: Run, name: str, original: Arm, *, called: str = "") -> Arm:
 
     recipe = (VERSIONS["unlearn"], run.config_of(f"unlearn.{name}.", "train.augment"))
     return run.arm(called, original.sparsity, (*recipe, original.fingerprint), make)
+
+
+def record(arm: Arm) -> dict[str, str]:
+    """The stage of an arm, and the digests that its arrays have on disk."""
+    return {
+        "stage": arm.stage,
+        "weights": digests.of_tree({"model": arm.model}),
+        "masks": digests.of_tree({"masks": arm.masks}),
+    }
 
 
 def title(method: str, sparsity: float) -> str:

@@ -117,6 +117,14 @@ def _unpruning(flat: dict[str, Any]) -> Objections:
         yield "unprune.methods", f"out of unlearn.methods or 'retrain', not {missing[0]!r}"
     if "finetune_and_prune" in methods:
         yield "unprune.methods", "without 'finetune_and_prune', which makes masks of its own"
+    if flat["prune.method"] != "omp" and flat["unprune.weights"] in ("continue", "estimate"):
+        yield (
+            "unprune.weights",
+            (
+                f"'carry' or 'rewind' when prune.method is '{flat['prune.method']}': its masks are "
+                "found again before training, so there are no dense weights"
+            ),
+        )
     if flat["unprune.epochs"] > flat["train.epochs"]:
         yield "unprune.epochs", f"at most train.epochs = {flat['train.epochs']}"
     if mode != "regrow":

@@ -14,6 +14,7 @@ from sparse_mu import masks as mask_trees
 from sparse_mu.curvature import Convergence
 from sparse_mu.evaluation import predict
 from sparse_mu.execution import for_library
+from sparse_mu.passes import stretched
 from sparse_mu.training import fit
 from sparse_mu.types import (
     ApplyFn,
@@ -154,6 +155,7 @@ def training_path(
     *,
     examples: Examples,
     members: Array | None = None,
+    epochs: int,
     batch_size: int = 128,
     key: Key,
 ) -> PathFn:
@@ -164,11 +166,12 @@ def training_path(
     batches than all examples, their order starts again: an epoch has as many steps on Dr as on D.
 
     Args:
-        unlearner: the recipe, such as ``sparse_mu.finetune(loss_fn, optimiser)``. A path may end
-            before its last epoch, so the recipe's schedule must not depend on the length.
+        unlearner: the recipe, such as ``sparse_mu.finetune(loss_fn, optimiser)``.
         model: theta_0.
         examples: ``(inputs, labels)`` of D, all rows.
         members: ``bool[N]``, the rows to train on; default: all.
+        epochs: T, the length of the original's training, over which the recipe's schedules are
+            laid however early a path ends.
         batch_size: rows per step.
         key: draws the orders.
 
@@ -191,14 +194,18 @@ def training_path(
     start, dense = jax.tree.map(
         lambda leaf: jnp.asarray(leaf)[None], (model, mask_trees.ones_like(model.params))
     )
-    fewer = -(-int(chosen.sum()) // batch_size) < -(-len(labels) // batch_size)
-    at_least = np.array([len(labels) if fewer else 0], np.int32)
+    at_least = stretched(np.array([chosen.sum()]), len(labels), batch_size)
     order_key = jax.random.fold_in(key, 1)[None]
 
     def first(models: Model) -> Model:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), models)
 
+    whole = epochs
+
     def path(epochs: tuple[int, ...], enough: EnoughFn | None = None) -> dict[int, Model]:
+        if max(epochs) > whole:
+            raise ValueError(f"epoch {max(epochs)} is asked for: the training has {whole}")
+
         def enough_of_one(seen: dict[int, Model], trials: np.ndarray) -> np.ndarray:
             assert enough is not None
             return enough({epoch: first(models) for epoch, models in seen.items()}, trials)
@@ -212,6 +219,7 @@ def training_path(
             rows,
             batch_size=batch_size,
             epochs=max(epochs),
+            horizon=whole,
             execution=execution,
             snapshot_epochs=tuple(epochs),
             enough=None if enough is None else enough_of_one,

@@ -13,13 +13,14 @@ import numpy as np
 
 from sparse_mu import topology, trees
 from sparse_mu.acts import Arm
+from sparse_mu.trees import of_trial
 from sparse_mu.types import Masks
 
 LogitsOf = Callable[[Arm], np.ndarray]
 
 
 class Distances:
-    """What every arm is held against, and the logits of the targets, made when first asked for.
+    """What every arm is held against; of the targets' logits those of one sparsity at a time.
 
     Args:
         arms: every arm of the run.
@@ -44,7 +45,22 @@ class Distances:
         }
         self.originals = {arm.sparsity: arm for arm in arms if arm.method == "original"}
         self.floors, self.logits_of, self.outputs = floors, logits_of, outputs
-        self.logits: dict[float, np.ndarray] = {}
+        self.logits: tuple[float, np.ndarray] | None = None  # a sparsity, its target's
+
+    def prepare(self, arm: Arm, logits: np.ndarray) -> None:
+        """Makes ready the target's logits, before the trials of an arm are told of at once.
+
+        Args:
+            arm: whose rows come next.
+            logits: ``float[T, N, K]`` of that arm, which may be the target itself.
+        """
+        target = self.targets.get(arm.sparsity)
+        if not self.outputs or target is None:
+            return
+        if arm.method == target.method:
+            self.logits = arm.sparsity, logits
+        elif self.logits is None or self.logits[0] != arm.sparsity:
+            self.logits = arm.sparsity, self.logits_of(target)
 
     def of_mask(self, arm: Arm, trial: int) -> dict[str, float]:
         """``mask_*`` of one trial: overlap with the target's mask, and which bits were flipped.
@@ -54,7 +70,7 @@ class Distances:
         target, original = (held.get(arm.sparsity) for held in (self.targets, self.originals))
         if not arm.sparsity or target is None or original is None:
             return {}
-        ours, theirs, before = (_of(a.masks, trial) for a in (arm, target, original))
+        ours, theirs, before = (of_trial(a.masks, trial) for a in (arm, target, original))
         if not any(trees.convolution_kernels("", leaf) for leaf in jax.tree.leaves(ours)):
             return {}
         found, flips = topology.similarity(ours, theirs), topology.flips(before, ours, theirs)
@@ -69,7 +85,7 @@ class Distances:
         }
         floor = self.floors.get(arm.sparsity)
         if floor is not None:
-            row["mask_floor"] = topology.iou(_of(floor, trial), theirs)
+            row["mask_floor"] = topology.iou(of_trial(floor, trial), theirs)
             row["mask_gain"] = topology.gain(found.iou, kept, row["mask_floor"])
         return row
 
@@ -78,23 +94,18 @@ class Distances:
     ) -> dict[str, float]:
         """``kl_*`` and ``js_*`` of one trial, mean nats, target || arm, on each set of rows.
 
+        Empty where nothing was made ready to compare with.
+
         Args:
             arm: whose logits they are.
             trial: its number.
             logits: ``float[N, K]`` of that trial.
             sets: ``bool[N]`` by name.
         """
-        target = self.targets.get(arm.sparsity)
-        if not self.outputs or target is None:
+        if self.logits is None or self.logits[0] != arm.sparsity:
             return {}
-        if arm.sparsity not in self.logits:
-            self.logits[arm.sparsity] = self.logits_of(target)
-        wanted, row = self.logits[arm.sparsity][trial], {}
+        wanted, row = self.logits[1][trial], {}
         for name, rows in sets.items():
             found = topology.divergence(logits[rows], wanted[rows])
             row |= {f"kl_{name}": found.kl, f"js_{name}": found.js}
         return row
-
-
-def _of(masks: Masks, trial: int) -> Masks:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[trial], masks)

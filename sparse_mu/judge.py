@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from sparse_mu import masks as mask_trees
-from sparse_mu import membership, metrics, results, trees
+from sparse_mu import membership, metrics, results, trees, unpruned_arms
 from sparse_mu.acts import Arm, Run, title
 from sparse_mu.distances import Distances
 from sparse_mu.evaluation import predict
@@ -78,6 +78,8 @@ def judge(
     x, data = run.x, run.x.data
     run.on_progress("evaluate", title(arm.method, arm.sparsity), run.done, run.total)
     logits, overflowed, halved = outputs(run, arm)
+    if distances is not None:
+        distances.prepare(arm, logits)
     sparsity = _mask_sparsity(arm.masks)
     test = np.arange(len(data.labels)) >= data.train_rows
 
@@ -132,11 +134,13 @@ def judge(
 
 def _unpruning(arm: Arm, trial: int) -> dict:
     """What un-pruning took of a trial, of an arm that was un-pruned."""
-    told = arm.meta.get("unprune")
+    told = arm.meta.get(unpruned_arms.MASKS)
     if told is None:
         return {}
+    of_loop = {"unprune_rounds": told["rounds"][trial]} if "rounds" in told else {}
     return {
         "unprune_epochs": told["epochs"][trial],
+        **of_loop,
         "unprune_gradients": told["gradients"][trial],
         "unprune_stored_bytes": told["stored_bytes"],
     }
@@ -171,7 +175,9 @@ def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> l
 
 
 def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> list[dict]:
-    """Judges every arm, targets first, and appends the rows that are not on disk yet.
+    """Judges every arm and appends the rows that are not on disk yet.
+
+    Dense arms come first, and targets before the others.
 
     Rows made from other models, and what damaged lines said, are judged again.
 
@@ -211,7 +217,7 @@ def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> li
         outputs=run.x.unpruner is not None,
     )
     cost = {a.sparsity: a.meta["prune_seconds"] for a in all_arms if a.method == "original"}
-    for arm in sorted(all_arms, key=lambda arm: arm.method not in is_target):
+    for arm in sorted(all_arms, key=lambda arm: (arm.sparsity, arm.method not in is_target)):
         if (arm.method, arm.sparsity) in known:
             run.done += 3
             continue

@@ -37,6 +37,20 @@ def rows_of_epoch(reads: Reads, sets: Trials) -> np.ndarray:
     return np.where(sizes[reads] > 0, np.maximum(sizes[reads], least), 0)
 
 
+def stretched(rows: np.ndarray, whole: np.ndarray | int, batch_size: int) -> np.ndarray:
+    """``int32[T]``, :attr:`sparse_mu.types.Trials.at_least` of epochs as long as those over D.
+
+    A set of fewer batches than D's starts its order again until it has as many rows as D.
+
+    Args:
+        rows: ``int[T]``, of each trial's set.
+        whole: ``int[T]``, of its D.
+        batch_size: of a step.
+    """
+    fewer = -(-rows // batch_size) < -(-np.asarray(whole) // batch_size)
+    return np.where(fewer, whole, 0).astype(np.int32)
+
+
 def check(
     unlearner: Unlearner,
     execution: Execution,

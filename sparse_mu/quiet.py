@@ -17,7 +17,7 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if "never retrieved" not in context["message"]:
+        if "never retrieved" not in context.get("message", ""):
             super().call_exception_handler(context)
 
     def call_soon_threadsafe(

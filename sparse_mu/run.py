@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 
-from sparse_mu import digests
-from sparse_mu.acts import Arm, OnProgress, Run, title, train, unlearn
+from sparse_mu.acts import Arm, OnProgress, Run, record, title, train, unlearn
 from sparse_mu.builders import Experiment, Unpruner
 from sparse_mu.export import write_models
 from sparse_mu.imported_arm import import_original
 from sparse_mu.judge import evaluate
 from sparse_mu.pruned_arms import magnitude_masks, prune
 from sparse_mu.types import Masks
-from sparse_mu.unpruned_arms import after, regrow, unprune
+from sparse_mu.unpruned_arms import after, called, regrow, unprune
 from sparse_mu.workdir import Workdir
 
 
@@ -60,8 +59,8 @@ def arms(run: Run) -> Iterator[Arm]:
 
 def unpruned(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Iterator[Arm]:
     """The arms of one sparsity whose masks were made to forget."""
-    if how.kind == "regrow":
-        yield from (regrow(run, how, name, sparse) for name in how.methods)
+    if how.regrow is not None:
+        yield from (regrow(run, how, how.regrow, name, sparse) for name in how.methods)
         return
     found = unprune(run, how, sparse, dense)
     yield from (after(run, name, found) for name in how.methods)
@@ -88,7 +87,7 @@ def mask_floors(run: Run) -> dict[float, Masks]:
 def run_all(
     experiment: Experiment, workdir: Workdir, on_progress: OnProgress, *, export: bool = False
 ) -> tuple[list[dict], dict[str, dict[str, str]]]:
-    """The whole pipeline; returns the rows of ``results.jsonl`` and what :func:`record` says.
+    """The whole pipeline; returns the rows of ``results.jsonl`` and the record of every stage.
 
     Args:
         experiment: what to run.
@@ -99,18 +98,12 @@ def run_all(
     run = Run(experiment, workdir, on_progress)
     all_arms = list(arms(run))
     if export:
+        how = experiment.unpruner
         asked = {*experiment.methods, "original", "retrain"}
+        asked |= {called(name) for name in how.methods} if how else set()
         chosen = [arm for arm in all_arms if arm.method in asked]
         write_models(chosen, workdir.path / "models", experiment.network.channels)
     floors = mask_floors(run)
-    recorded = {title(arm.method, arm.sparsity): record(arm) for arm in (*all_arms, *run.made)}
-    return evaluate(run, all_arms, floors), recorded
-
-
-def record(arm: Arm) -> dict[str, str]:
-    """The stage of an arm, and the digests that its arrays have on disk."""
-    return {
-        "stage": arm.stage,
-        "weights": digests.of_tree({"model": arm.model}),
-        "masks": digests.of_tree({"masks": arm.masks}),
-    }
+    for arm in all_arms:  # one arm may stand for two
+        run.recorded.setdefault(title(arm.method, arm.sparsity), record(arm))
+    return evaluate(run, all_arms, floors), run.recorded

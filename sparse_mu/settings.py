@@ -154,10 +154,10 @@ def every_key() -> ConfigDict:
 
     config.unprune = ConfigDict()
     config.unprune.methods = ()  # run after un-pruning, too: of unlearn.methods, or retrain
-    config.unprune.mode = "difference"  # difference, projected, rewind, or regrow (the paper's)
-    config.unprune.epochs = 45  # most epochs of dense training on the retain set
-    config.unprune.block = 15  # epochs between two looks at the mask
-    config.unprune.tolerance = 0.03  # ends where two masks in a row have an IoU of 1 - this
+    config.unprune.mode = "difference"  # omp: difference, projected, rewind, regrow (paper)
+    config.unprune.epochs = 45  # omp: most epochs of dense training on the retain set
+    config.unprune.block = 9  # omp: epochs between two looks at the mask
+    config.unprune.tolerance = 0.03  # omp: ends at the third mask in a row with IoUs of 1 - this
     config.unprune.weights = "carry"  # begun from: carry, rewind, continue or estimate
     config.unprune.settle_epochs = 1  # passes that make BatchNorm's statistics anew; 0 = carried
     config.unprune.grow = "initial"  # regrow: by |theta_0| (initial), gradient, or all

@@ -18,6 +18,7 @@ from sparse_mu.summary_words import (
     METRICS,
     NEAR,
     TARGETS,
+    WHOLE_METRICS,
     in_order,
     sparsity_key,
 )
@@ -128,7 +129,8 @@ def _cells(arm: list[Row], over: str, level: float) -> dict:
     cells = {}
     for metric in METRICS:
         values = _per_unit(arm, metric, over)
-        if values:
+        part = metric in WHOLE_METRICS and any(row.get(metric) is None for row in arm)
+        if values and not part:
             without = list(_per_unit(steady, metric, over).values())
             cells[metric] = {
                 **_interval(values, level),

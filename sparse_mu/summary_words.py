@@ -31,9 +31,10 @@ METRICS = (
     *("mask_sparsity", "mask_iou", "mask_iou_pruned", "mask_iou_corrected", "mask_kappa"),
     *("mask_flip_precision", "mask_flip_recall", "mask_floor", "mask_gain"),
     *("kl_forget", "kl_retain", "kl_test", "js_forget", "js_retain", "js_test"),
-    *("unprune_epochs", "unprune_gradients", "unprune_stored_bytes"),
+    *("unprune_epochs", "unprune_rounds", "unprune_gradients", "unprune_stored_bytes"),
     *("rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds"),
 )
+WHOLE_METRICS = ("mask_gain",)  # shown only if every trial has a value: which do is no accident
 UNPRUNED = "unprune_"  # begins the name of a method that runs after un-pruning
 
 

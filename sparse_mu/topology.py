@@ -123,8 +123,8 @@ def flips(
     Raises:
         ValueError: as :func:`similarity`.
     """
+    _check_fit(original, unpruned, target)
     o, u, t = (flat(tree, prunable) for tree in (original, unpruned, target))
-    _same_size(o, u, t)
     should, flipped = o != t, o != u
     right = int((should & flipped).sum())
     return Flips(
@@ -181,8 +181,8 @@ def rank_correlation(
     """
     from scipy import stats  # slow to import
 
+    _check_fit(first, second)
     a, b = flat(first, prunable), flat(second, prunable)
-    _same_size(a, b)
     if kept is not None:
         chosen = _near_threshold(a, flat(kept, prunable), near)
         a, b = a[chosen], b[chosen]
@@ -220,10 +220,26 @@ def divergence(logits: ArrayLike, reference: ArrayLike) -> Divergence:
     return Divergence(max(float(towards(q, p).mean()), 0.0), max(float(js.mean()), 0.0))
 
 
-def weight_distance(params: Params, target: Params, prunable: Prunable) -> float:
-    """``|w - w'| / |w'|`` over the prunable entries of two masked trees of weights."""
+def weight_distance(
+    params: Params, target: Params, prunable: Prunable = convolution_kernels
+) -> float:
+    """``|w - w'| / |w'|`` of two masked trees of weights, over their prunable entries.
+
+    Args:
+        params: w, pruned weights 0.
+        target: w', of the retrained model.
+        prunable: which leaves count.
+
+    Returns:
+        At least 0, no unit; NaN where w' is 0.
+
+    Raises:
+        ValueError: if the trees do not fit each other (the leaf is named).
+
+    Source: UNPRUNING section 3.
+    """
+    _check_fit(params, target)
     ours, theirs = (flat(tree, prunable).astype(np.float64) for tree in (params, target))
-    _same_size(ours, theirs)
     return _ratio(float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs)))
 
 
@@ -271,10 +287,11 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _same_size(*vectors: NDArray) -> None:
-    sizes = {vector.size for vector in vectors}
-    if len(sizes) > 1:
-        raise ValueError(f"the trees do not fit each other: {sorted(sizes)} prunable entries")
+def _check_fit(first: PyTree, *others: PyTree) -> None:
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), bool), first)
+    for other in others:
+        if difference := trees.describe_mismatch(other, expected, dtypes=False):
+            raise ValueError(f"the trees do not fit each other: {difference}")
 
 
 def _near_threshold(scores: NDArray, kept: NDArray, near: float) -> NDArray:

@@ -1,7 +1,7 @@
 """What ``jax.tree`` and ``optax.tree`` lack.
 
-Names of leaves, the first difference of two trees, which leaves are prunable, and whether all
-numbers are finite.
+Names of leaves, the first difference of two trees, one trial of many, which leaves are prunable,
+and whether all numbers are finite.
 """
 
 import functools
@@ -66,6 +66,11 @@ def describe_mismatch(tree: PyTree, expected: PyTree, *, dtypes: bool = True) ->
 
 def _dtype(leaf: PyTree) -> np.dtype:
     return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def of_trial(tree: PyTree, trial: int) -> PyTree:
+    """One trial of a ``[T]`` tree, without its axis, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[trial], tree)
 
 
 def all_finite(tree: PyTree) -> Array:

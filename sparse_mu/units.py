@@ -56,8 +56,12 @@ def chain(params: Params, leaves: Sequence[str]) -> Units:
 
 
 def norms(params: Params, units: Units) -> NDArray[np.float64]:
-    """The l2 norm of all scored weights of each unit, incoming and outgoing, ``float64[U]``."""
-    leaves = dict(zip(*_named(params), strict=True))
+    """The l2 norm of all scored weights of each unit, incoming and outgoing, ``float64[U]``.
+
+    Raises:
+        ValueError: if a leaf of ``units`` is none of ``params``.
+    """
+    leaves = _leaves(params, units)
     squares = np.zeros(len(units.layers))
     for axis in units.axes:
         if axis.scored:
@@ -69,8 +73,16 @@ def norms(params: Params, units: Units) -> NDArray[np.float64]:
 
 
 def keep(stay: NDArray[np.bool_], params: Params, units: Units) -> Masks:
-    """The masks under which the units of ``stay`` (``bool[U]``) are kept and the others pruned."""
+    """The masks under which the units of ``stay`` (``bool[U]``) are kept and the others pruned.
+
+    Unlike every other mask these are False outside the prunable leaves, too: in the BatchNorm scale
+    and bias and wherever else a unit stands, so that nothing of a pruned one is left.
+
+    Raises:
+        ValueError: if a leaf of ``units`` is none of ``params``.
+    """
     names, leaves = _named(params)
+    _leaves(params, units)
     masks = {name: np.ones(np.shape(leaf), bool) for name, leaf in zip(names, leaves, strict=True)}
     for axis in units.axes:
         along = np.where(axis.units >= 0, stay[axis.units], True)
@@ -79,6 +91,23 @@ def keep(stay: NDArray[np.bool_], params: Params, units: Units) -> Masks:
         shape[axis.axis] = mask.shape[axis.axis]
         mask &= along.reshape(shape)
     return jax.tree.unflatten(jax.tree.structure(params), [masks[name] for name in names])
+
+
+def stays(masks: Masks, units: Units) -> NDArray[np.bool_]:
+    """Which units a mask keeps, ``bool[U]``: those of which any entry is left.
+
+    Raises:
+        ValueError: if a leaf of ``units`` is none of ``masks``.
+    """
+    leaves = _leaves(masks, units)
+    left = np.zeros(len(units.layers), bool)
+    for axis in units.axes:
+        leaf = np.asarray(leaves[axis.leaf])
+        others = tuple(a for a in range(leaf.ndim) if a != axis.axis)
+        along = np.asarray(np.any(leaf, axis=others))
+        belongs = axis.units >= 0
+        np.logical_or.at(left, axis.units[belongs], along[belongs])
+    return left
 
 
 def highest(found: NDArray[np.float64], sparsity: float, units: Units) -> NDArray[np.bool_]:
@@ -104,6 +133,15 @@ def highest(found: NDArray[np.float64], sparsity: float, units: Units) -> NDArra
 def norm_masks(params: Params, sparsity: float, units: Units) -> Masks:
     """The masks that prune the units of lowest norm, ``round(sparsity * n)`` of each layer's n."""
     return keep(highest(norms(params, units), sparsity, units), params, units)
+
+
+def _leaves(params: Params, units: Units) -> dict[str, NDArray]:
+    """All leaves by name; ``ValueError`` unless those of ``units`` are among them."""
+    leaves = dict(zip(*_named(params), strict=True))
+    unknown = [axis.leaf for axis in units.axes if axis.leaf not in leaves]
+    if unknown:
+        raise ValueError(f"units names the leaf {unknown[0]!r}, which the tree does not have")
+    return leaves
 
 
 def _named(params: Params) -> tuple[list[str], list]:

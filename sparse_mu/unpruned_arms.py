@@ -11,25 +11,27 @@ import numpy as np
 from sparse_mu import unlearn as methods
 from sparse_mu.acts import Arm, Models, Run, title, train, unlearn
 from sparse_mu.builders import Method, Unpruner
+from sparse_mu.passes import rows_of_epoch
 from sparse_mu.standing import Keeper, not_kept
+from sparse_mu.summary_words import UNPRUNED
 from sparse_mu.training import FitResult
-from sparse_mu.types import EnoughFn, Masks, Model, Params, PyTree, TrainFn
+from sparse_mu.types import EnoughFn, Masks, Model, Params, PyTree, TrainFn, Trials
 from sparse_mu.unlearn.modes import Mode
 
-VERSION = 1  # raise by hand when what an un-pruned stage means changes
-UNPRUNED = "unprune"
+VERSION = 2  # raise by hand when what an un-pruned stage means changes
+MASKS = "unprune"  # what the arm of the masks is called
 
 
 def called(method: str) -> str:
     """What a method is called that runs after un-pruning."""
-    return f"{UNPRUNED}_{method}"
+    return UNPRUNED + method
 
 
 def unprune(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Arm:
     """The un-pruned masks of the sparse originals, and the weights that methods begin from.
 
-    SNIP's and GraSP's masks are found again on the retain sets, exactly; masks that saw no data
-    are what they were.
+    Masks that are found before training (SNIP, GraSP) are found again on the retain sets, exactly;
+    those that saw no data are what they were.
 
     Args:
         run: the experiment.
@@ -41,12 +43,10 @@ def unprune(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Arm:
 
     def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool) -> _Done:
-            phases = _Phases(run, UNPRUNED, sparse.sparsity, keeper, only_first)
+            phases = _Phases(run, MASKS, sparse.sparsity, keeper, only_first)
             arms = _first(only_first, (run.theta_0, sparse.model, sparse.masks))
-            mode, weights = _mode(run, how, sparse, dense, only_first), how.weights
-            if isinstance(mode, methods.Given) and weights in ("continue", "estimate"):
-                weights = "carry"  # where nothing is trained
             began = time.perf_counter()
+            mode = _mode(run, how, sparse, dense, only_first)
             found = methods.unprune(
                 phases.path,
                 None,
@@ -57,19 +57,23 @@ def unprune(run: Run, how: Unpruner, sparse: Arm, dense: Arm) -> Arm:
                 epochs=how.epochs,
                 block=how.block,
                 tolerance=how.tolerance,
-                weights=weights,
+                weights=how.weights,
                 settle=phases.of(how.settle) if how.settle else None,
                 scope=x.pruner.scope,
                 structure=x.pruner.structure,
                 batched=True,
             )
-            return _Done(found, phases.fits, time.perf_counter() - began)
+            return _Done(found, phases.told, time.perf_counter() - began)
 
-        return _kept(run, go, sparse)
+        models, meta = _kept(run, go, sparse)
+        if x.pruner.when == "before":  # looked for again
+            spent = meta[MASKS]["gradients"]
+            meta[MASKS]["gradients"] = [n + x.pruner.evaluations for n in spent]
+        return models, meta
 
     config = run.config_of("train.", "prune.", "unprune.")
     return run.arm(
-        UNPRUNED, sparse.sparsity, (VERSION, config, sparse.fingerprint, dense.fingerprint), make
+        MASKS, sparse.sparsity, (VERSION, config, sparse.fingerprint, dense.fingerprint), make
     )
 
 
@@ -87,14 +91,17 @@ def after(run: Run, name: str, unpruned: Arm) -> Arm:
         )
     else:
         arm = unlearn(run, name, unpruned, called=called(name))
-    own, before = arm.meta["rte_seconds"], unpruned.meta["rte_seconds"]
-    total = None if own is None or before is None else own + before
-    return arm._replace(meta={**arm.meta, "rte_seconds": total, UNPRUNED: unpruned.meta[UNPRUNED]})
+    both = {}
+    for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds"):
+        own, before = arm.meta[key], unpruned.meta[key]
+        both[key] = None if own is None or before is None else own + before
+    return arm._replace(meta={**arm.meta, **both, MASKS: unpruned.meta[MASKS]})
 
 
-def regrow(run: Run, how: Unpruner, name: str, sparse: Arm) -> Arm:
-    """The re-growing loop around a method."""
+def regrow(run: Run, how: Unpruner, loop: methods.Regrow, name: str, sparse: Arm) -> Arm:
+    """The re-growing loop around a method, which is begun anew if it is interrupted."""
     x = run.x
+    method = x.methods[name]
 
     def make(keeper: Keeper) -> tuple[Models, dict]:
         def go(only_first: bool) -> _Done:
@@ -103,35 +110,50 @@ def regrow(run: Run, how: Unpruner, name: str, sparse: Arm) -> Arm:
             began = time.perf_counter()
             found = methods.unprune(
                 phases.path,
-                phases.of(x.methods[name]),
+                phases.of(method),
                 theta_0=arms[0],
                 original=arms[1],
                 masks=arms[2],
-                mode=how.regrow._replace(gradient=lambda model: phases.gradient(how, model)),
+                mode=loop._replace(gradient=lambda model: phases.gradient(how, model)),
                 epochs=how.epochs,
                 tolerance=how.tolerance,
-                unlearn_epochs=x.methods[name].epochs,
+                unlearn_epochs=method.epochs,
                 structure=x.pruner.structure,
                 batched=True,
             )
-            return _Done(found, phases.fits, time.perf_counter() - began)
+            return _Done(found, phases.told, time.perf_counter() - began)
 
-        return _kept(run, go, sparse)
+        models, meta = _kept(run, go, sparse)
+        sets = Trials(x.data.forget, x.data.retain, run.keys.order)
+        rounds = np.array(meta[MASKS].pop("epochs"))
+        inside = rounds * method.epochs
+        meta[MASKS] |= {"rounds": rounds.tolist(), "epochs": inside.tolist()}
+        spent = meta[MASKS]["gradients"] + inside * rows_of_epoch(method.unlearner.reads, sets)
+        meta[MASKS]["gradients"] = spent.tolist()
+        return models, meta
 
     config = run.config_of("prune.", "unprune.", f"unlearn.{name}.", "train.")
     return run.arm(called(name), sparse.sparsity, (VERSION, config, sparse.fingerprint), make)
 
 
+class _Told(NamedTuple):
+    """What is kept of a training inside an un-pruning."""
+
+    finite: np.ndarray
+    compile_seconds: float
+    halved: bool
+
+
 class _Done(NamedTuple):
-    """An un-pruning, the fits within it and its seconds, compiling included."""
+    """An un-pruning, what its trainings tell and its seconds, compiling included."""
 
     found: methods.Unpruned
-    fits: list[FitResult]
+    told: list[_Told]
     seconds: float
 
     @property
     def compile_seconds(self) -> float:
-        return sum(fit.compile_seconds for fit in self.fits)
+        return sum(told.compile_seconds for told in self.told)
 
 
 class _Phases:
@@ -145,7 +167,7 @@ class _Phases:
     ) -> None:
         self.run, self.label = run, ("unprune", title(what, sparsity))
         self.keeper, self.only_first = keeper, only_first
-        self.fits: list[FitResult] = []
+        self.told: list[_Told] = []
 
     def path(self, epochs: tuple[int, ...], enough: EnoughFn | None = None) -> dict[int, Model]:
         """The dense training on the retain sets."""
@@ -198,7 +220,7 @@ class _Phases:
             snapshot_epochs=snapshots,
             enough=enough,
         )
-        self.fits.append(result)
+        self.told.append(_Told(result.finite, result.compile_seconds, result.chunk.halved))
         return result
 
 
@@ -210,12 +232,9 @@ def _mode(run: Run, how: Unpruner, sparse: Arm, dense: Arm, only_first: bool) ->
         model, retain, keys = _first(only_first, (run.theta_0, x.data.retain, run.keys.method))
         assert x.pruner.find is not None
         return methods.Given(x.pruner.find(model, retain, keys, sparse.sparsity))
-    if how.kind == "rewind":
-        return methods.Rewind()
     stored = {epoch: _first(only_first, dense.early[str(epoch)]) for epoch in how.snapshots}
-    if how.kind == "projected":
-        return methods.Projected(stored)
-    return methods.Difference(_first(only_first, dense.model), stored)
+    assert how.mode_of is not None
+    return how.mode_of(_first(only_first, dense.model), stored)
 
 
 def _first(only_first: bool, tree: PyTree) -> PyTree:
@@ -234,10 +253,15 @@ def _kept(run: Run, go: Callable[[bool], _Done], sparse: Arm) -> tuple[Models, d
             alone = go(True)
             seconds.append(alone.seconds - alone.compile_seconds)
     found = done.found
-    cost, at_least = found.cost, run.stretched(run.x.data.retain)
-    retain_rows = np.maximum(run.x.data.retain.sum(axis=1), at_least)
-    gradients = cost.gradient_evaluations(retain_rows, run.trained.sum(axis=1))
-    finite = np.logical_and.reduce([fit.finite for fit in done.fits], initial=True)
+    data, cost = run.x.data, found.cost
+    retain_rows = data.retain.sum(axis=1)
+    gradients = cost.gradient_evaluations(
+        epoch_rows=np.maximum(retain_rows, run.stretched(data.retain)),
+        all_rows=run.trained.sum(axis=1),
+        retain_rows=retain_rows,
+        forget_rows=data.forget.sum(axis=1),
+    )
+    finite = np.logical_and.reduce([told.finite for told in done.told], initial=True)
     finite = np.broadcast_to(finite, run.trials)
     meta = {
         "diverged": [
@@ -248,8 +272,8 @@ def _kept(run: Run, go: Callable[[bool], _Done], sparse: Arm) -> tuple[Models, d
         "rte_batched_seconds": (done.seconds - done.compile_seconds) / run.trials,
         "compile_seconds": done.compile_seconds,
         "prune_seconds": 0.0,
-        "halved": any(fit.chunk.halved for fit in done.fits),
-        UNPRUNED: {
+        "halved": any(told.halved for told in done.told),
+        MASKS: {
             "epochs": found.epochs.tolist(),
             "agreement": found.agreement,
             "gradients": gradients.tolist(),

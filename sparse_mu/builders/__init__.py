@@ -112,6 +112,7 @@ def build(flat: Flat) -> Experiment:
     class_wise = data.forgotten_classes if any(data.forgotten_classes) else ()
     cropped = flat["train.augment"] == "crop_flip"
     rewind = flat["prune.rewind_epoch"]
+    pruner = build_pruner(flat, data, network, plain_images)
     return Experiment(
         data=data,
         network=network,
@@ -120,8 +121,8 @@ def build(flat: Flat) -> Experiment:
         methods={
             name: build_method(name, flat, network, class_wise) for name in flat["unlearn.methods"]
         },
-        pruner=build_pruner(flat, data, network, plain_images),
-        unpruner=build_unpruner(flat, network),
+        pruner=pruner,
+        unpruner=build_unpruner(flat, network, pruner),
         sparsities=(imported.sparsity,) if imported and imported.sparsity else sparsities,
         rewind_epoch=None if rewind < 0 else rewind,
         same_steps=flat["train.budget"] == "steps",

@@ -28,6 +28,8 @@ class Pruner(NamedTuple):
         find: masks before training: ``[T]`` fresh models, the rows ``bool[T, N]`` that may be
             looked at, keys and a sparsity to ``[T]`` masks; None for the others.
         data_free: whether the masks depend on no data.
+        evaluations: gradients of one row each that such a mask takes of a trial: SNIP one of each
+            scored row, GraSP two and a product with the Hessian, counted as two more.
         scope: ranking over all leaves together or within each.
         structure: what goes: entries, filters or channels.
         rate: fraction of what remains that a round of IMP removes.
@@ -36,6 +38,7 @@ class Pruner(NamedTuple):
     when: Literal["once", "iteratively", "before"]
     find: FindMasks | None
     data_free: bool
+    evaluations: int
     scope: Scope
     structure: Structure
     rate: float
@@ -53,10 +56,12 @@ def build_pruner(flat: Flat, data: Data, network: Network, prepare: Prepare) -> 
     method = flat["prune.method"]
     when = {"omp": "once", "imp": "iteratively"}.get(method, "before")
     find = _find_before(method, flat, data, network, prepare) if when == "before" else None
+    passes = {"snip": 1, "grasp": 4}.get(method.partition("_")[0], 0)
     return Pruner(
         when=when,  # pyrefly: ignore[bad-argument-type]  (a value of the dict above)
         find=find,
         data_free=method in ("synflow", "random"),
+        evaluations=passes * flat["prune.per_class"] * len(data.class_names),
         scope=flat["prune.scope"],
         structure=flat["prune.structure"],
         rate=flat["prune.rate"],

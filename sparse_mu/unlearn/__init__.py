@@ -7,6 +7,7 @@ from sparse_mu.unlearn.influence import convergence, influence_direction, influe
 from sparse_mu.unlearn.negative_gradient import negative_gradient
 from sparse_mu.unlearn.parts import in_parts
 from sparse_mu.unlearn.progressive import finetune_and_prune
+from sparse_mu.unlearn.projection import by_norm
 from sparse_mu.unlearn.random_label import random_label
 from sparse_mu.unlearn.salun import salun
 from sparse_mu.unlearn.scrub import scrub, scrub_passes
@@ -38,6 +39,7 @@ __all__ = [
     "Unpruned",
     "Weights",
     "begin",
+    "by_norm",
     "convergence",
     "finetune",
     "finetune_and_prune",

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparse_mu import masks as mask_trees
-from sparse_mu import scores
+from sparse_mu import scores, units
 from sparse_mu.masks import Prunable, Scope, Structure, convolution_kernels
-from sparse_mu.types import Masks, Params, PyTree
+from sparse_mu.trees import of_trial
+from sparse_mu.types import Masks, Params, Units
 
 
 class ProjectFn(Protocol):
@@ -53,6 +54,20 @@ def each(project: ProjectFn, weights: Params, like: Masks) -> Masks:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def of_trial(tree: PyTree, trial: int) -> PyTree:
-    """One trial of a ``[T]`` tree, without its axis."""
-    return jax.tree.map(lambda leaf: leaf[trial], tree)
+def by_norm(tied: Units) -> ProjectFn:
+    """Pruning of whole units by :func:`sparse_mu.units.norms`, as many of each layer as M_o keeps.
+
+    Args:
+        tied: which entries belong together.
+    """
+
+    def find(weights: Params, like: Masks) -> Masks:
+        left = units.stays(like, tied)
+        found, stay = units.norms(weights, tied), np.zeros(left.shape, bool)
+        for layer in np.unique(tied.layers):
+            inside = np.flatnonzero(tied.layers == layer)
+            ranked = inside[np.argsort(found[inside], kind="stable")]
+            stay[ranked[len(inside) - int(left[inside].sum()) :]] = True
+        return units.keep(stay, weights, tied)
+
+    return find

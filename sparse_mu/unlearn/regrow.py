@@ -14,8 +14,9 @@ import numpy as np
 from sparse_mu import masks as mask_trees
 from sparse_mu import topology
 from sparse_mu.masks import Prunable, Structure
+from sparse_mu.trees import of_trial
 from sparse_mu.types import GradientFn, Masks, Model, Params, PyTree, TrainFn
-from sparse_mu.unlearn.projection import ProjectFn, each, of_trial
+from sparse_mu.unlearn.projection import ProjectFn, each
 
 
 class Regrow(NamedTuple):

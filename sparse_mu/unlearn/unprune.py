@@ -1,10 +1,10 @@
-"""Un-pruning: the mask that a retraining without the forget set would have found, for less.
+"""Un-pruning: an estimate of the mask that a retraining without the forget set would have found.
 
 The mask M_o of a sparse model was chosen while looking at Df. Weights alone being unlearned, it
 stays. :func:`unprune` estimates the dense weights theta_T(Dr) that a retraining would have pruned,
 prunes the estimate by the rule and to the count that made M_o, and hands the new mask with weights
-to begin from to any unlearner. A procedure, as OMP is, of one model, or with ``batched`` of T;
-masks are found on the host, trial by trial, in float64.
+to begin from to any unlearner. A procedure on the host, as OMP is, of one model, or with
+``batched`` of T, whose masks are then found trial by trial.
 
 What a mode may read decides what it can promise. :class:`Rewind` reads (theta_0, Dr) alone, so
 nothing of Df is left in its mask at any length; the others reach Df through w_o or stored weights.
@@ -22,6 +22,7 @@ import numpy as np
 
 from sparse_mu import masks as mask_trees
 from sparse_mu.masks import Prunable, Scope, Structure, convolution_kernels
+from sparse_mu.trees import of_trial
 from sparse_mu.types import Masks, Model, Params, PathFn, TrainFn
 from sparse_mu.unlearn import single
 from sparse_mu.unlearn.modes import Difference, Given, Mode, Projected, Rescored, Rewind
@@ -125,7 +126,8 @@ def unprune(
         settle: run before the weight phase, such as a pass over Dr that makes BatchNorm's running
             statistics anew (:func:`sparse_mu.unlearn.refresh_statistics`): carried ones hold Df.
         project: the rule that made ``masks``, ``(dense weights, mask whose count to keep) -> mask``
-            of one trial. Default: magnitude, with the three arguments below.
+            of one trial, such as :func:`sparse_mu.unlearn.by_norm`. Default: magnitude, with the
+            three arguments below. Not for :class:`Projected` and :class:`Regrow`.
         prunable: which leaves are prunable.
         scope: ``"global"`` or ``"leaf"``, as the original was pruned.
         structure: ``"entries"``, ``"filters"`` or ``"channels"``.
@@ -134,8 +136,9 @@ def unprune(
             of the result, ``epochs``, ``agreement`` and ``cost`` always have it.
 
     Raises:
-        ValueError: if the masks do not fit, a number or word is not allowed, or a snapshot that is
-            looked at was not kept.
+        ValueError: if trees do not fit each other, a number or word is not allowed, a snapshot that
+            is looked at was not kept, or a mask that was given or found by ``project`` does not
+            keep as many entries as the original's.
     """
     if not batched:
         found = unprune(
@@ -160,9 +163,10 @@ def unprune(
         model, found_masks, estimate = (single.lowered(tree) for tree in found[:3])
         return found._replace(model=model, masks=found_masks, estimate=estimate)
     block = epochs if block is None else block
-    _check(original, masks, epochs, block, tolerance, weights, mode)
-    if isinstance(mode, Projected) and project is not None:
-        raise ValueError("project= is given: Projected knows the threshold of magnitudes only")
+    _check(theta_0, original, masks, epochs, block, tolerance, weights, mode)
+    if isinstance(mode, Projected | Regrow) and project is not None:
+        kind = type(mode).__name__
+        raise ValueError(f"project= is given: {kind} knows the threshold of magnitudes only")
     rule = Rule(project or by_magnitude(prunable, scope, structure), prunable, scope, structure)
     if isinstance(mode, Regrow):
         return _regrown(unlearn, theta_0, original, masks, mode, rule, unlearn_epochs, tolerance)
@@ -170,7 +174,8 @@ def unprune(
         found = without_training(mode, theta_0, masks, rule)
     else:
         stop = Stop(looks_of(epochs, block), tolerance)
-        found = search(train, masks, mode, rule, stop)
+        found = search(train, theta_0, masks, mode, rule, stop)
+    _check_counts(found.masks, masks, rule)
     model = _begin(weights, found, theta_0, original, masks)
     if settle is not None:
         model = settle(model, found.masks, start=0, stop=1)
@@ -207,9 +212,11 @@ def _regrown(
         prunable=rule.prunable,
         structure=rule.structure,
     )
+    kept = sum(np.asarray(leaf).nbytes // len(leaf) for leaf in jax.tree.leaves(theta_0))
     cost = no_cost(len(grown.rounds))._replace(
         unlearn_epochs=grown.rounds * epochs,
         gradient_passes=grown.rounds * (mode.grow == "gradient"),
+        stored_bytes=kept,
     )
     return Unpruned(grown.model, grown.masks, grown.dense, grown.rounds, grown.agreement, cost)
 
@@ -231,7 +238,25 @@ def _begin(weights: Weights, found: Found, theta_0: Model, original: Model, mask
     return Model(pruned, source.net_state)
 
 
+def _check_counts(found: Masks, masks: Masks, rule: Rule) -> None:
+    """Refuses a mask that does not keep as many units as the one that it takes the place of."""
+
+    def kept(tree: Masks, trial: int) -> list[int]:
+        one = of_trial(tree, trial)
+        by_leaf = np.array(mask_trees.unpruned_counts(one, rule.prunable, rule.structure))
+        return by_leaf.tolist() if rule.scope == "leaf" else [int(by_leaf.sum())]
+
+    for trial in range(jax.tree.leaves(masks)[0].shape[0]):
+        counts, wanted = kept(found, trial), kept(masks, trial)
+        if counts != wanted:
+            raise ValueError(
+                f"the mask found for trial {trial} keeps {counts} {rule.structure}, the original's "
+                f"{wanted}: an un-pruned mask must be as sparse"
+            )
+
+
 def _check(
+    theta_0: Model,
     original: Model,
     masks: Masks,
     epochs: int,
@@ -241,6 +266,9 @@ def _check(
     mode: Mode,
 ) -> None:
     mask_trees.check(masks, original.params)
+    mask_trees.check(masks, theta_0.params)
+    if isinstance(mode, Difference):
+        mask_trees.check(masks, mode.dense.params)
     if epochs < 1 or block < 1:
         raise ValueError(f"epochs = {epochs}, block = {block}: both must be at least 1")
     if not 0 <= tolerance < 1:

@@ -26,7 +26,11 @@ METRICS = {
 CLASS_METRICS = {"ua_test", "mia_class", "mia_class_auc"}
 SECONDS = {"rte_seconds", "rte_batched_seconds", "compile_seconds", "prune_seconds"}
 FACTS = {"method", "sparsity", "trial", "seed", "forgotten_classes", "n_forget", "n_retain"}
-FACTS |= {"mask_sparsity", "diverged", "halved", "models"}
+FACTS |= {"mask_sparsity", "diverged", "halved", "models", "budget"}
+MASK_METRICS = {
+    *("mask_iou", "mask_iou_pruned", "mask_iou_corrected", "mask_kappa"),
+    *("mask_flip_precision", "mask_flip_recall"),
+}
 GAPS = {
     f"gap_{target}_{metric}" for target in TARGETS for metric in ("ua", "ra", "ta", "mia_efficacy")
 }
@@ -176,7 +180,9 @@ def test_keys_and_values_of_the_rows(run):
     metrics = METRICS | (CLASS_METRICS if run.scenario == "class" else set())
     for row in run.rows:
         gaps = {key for key in row if key.startswith("gap_")}
-        assert set(row) - gaps - CLASS_METRICS == FACTS | METRICS | SECONDS
+        of_masks = MASK_METRICS if row["sparsity"] else set()
+        assert set(row) - gaps - CLASS_METRICS == FACTS | METRICS | SECONDS | of_masks
+        assert all(row[key] is None or 0 <= row[key] <= 1 for key in of_masks - {"mask_kappa"})
         assert gaps == GAPS or row["method"] == "retrain"
         assert all(0 <= row[metric] <= 1 for metric in metrics)
         assert all(row[key] is None or row[key] >= 0 for key in SECONDS)

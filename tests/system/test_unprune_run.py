@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from test_every_choice import run
+from test_every_choice import SHRUNK, run
 
 from configs import digits
 from sparse_mu import acts, builders, checkpoint, config
+from sparse_mu import run as pipeline
 from sparse_mu import workdir as workdirs
 from sparse_mu.summary import summarise
 from sparse_mu.table import to_text
@@ -85,11 +86,12 @@ def test_masks_found_before_training_are_exact(tmp_path, method):
     rows = run(
         tmp_path,
         **UNPRUNE | {"prune__method": method, "prune__sparsities": (0.75,)},
-        unprune__weights="continue",  # nothing is trained, so it carries
     )
     found = by_method(rows)
     for row in (*found["unprune_finetune"], *found["unprune_retrain"]):
         assert row["mask_iou"] == 1 and row["unprune_epochs"] == 0
+        # SNIP scores 3 rows of each of ten classes once more
+        assert row["unprune_gradients"] == (30 if method == "snip" else 0)
         assert "mask_floor" not in row
     pairs = list(zip(found["unprune_retrain"], found["retrain_repruned"], strict=True))
     assert all(ours["kl_forget"] == 0 for ours, _ in pairs)
@@ -117,8 +119,44 @@ def test_every_mode_runs(tmp_path, mode, structure):
         assert row["mask_sparsity"] == other["mask_sparsity"]
         assert row["mask_iou"] == 1 or mode != "rewind"
         assert row["unprune_epochs"] <= 2
+        assert row["unprune_gradients"] > 0
+        assert (row.get("unprune_rounds", 0) > 0) == (mode == "regrow")
     stages = {p.name.rpartition("-")[0] for p in (tmp_path / "stages").iterdir()}
     assert ("unprune-0.5" in stages) == (mode != "regrow")
+
+
+def test_seconds_hold_those_of_the_search_and_exports_the_models_of_it(tmp_path, monkeypatch):
+    """The search is told apart from the method by the stage that it has to itself."""
+    monkeypatch.setattr(pipeline, "write_models", written := Written())
+    flat = config.check(
+        config.flatten(digits.get_config().to_dict())
+        | SHRUNK
+        | {key.replace("__", "."): value for key, value in UNPRUNE.items()}
+        | {"unlearn.finetune.epochs": 1, "evaluate.rte_repeats": 3, "trials": 2}
+    )
+    experiment = builders.build(flat)
+    with workdirs.held(tmp_path, flat) as workdir:
+        rows, _ = pipeline.run_all(experiment, workdir, lambda *_: None, export=True)
+    found = by_method(rows)
+    search = meta_of(tmp_path, "unprune-0.9")
+    assert search["rte_seconds"] > 0 and len(search["rte_repeats"]) == 3
+    for name in ("unprune_finetune", "unprune_retrain"):
+        own = meta_of(tmp_path, f"{name}-0.9")
+        for key in ("rte_seconds", "rte_batched_seconds", "compile_seconds"):
+            assert found[name][0][key] == pytest.approx(own[key] + search[key], rel=1e-12)
+    assert {"unprune_finetune", "unprune_retrain", "finetune", "original"} <= set(written.methods)
+
+
+class Written:
+    """Stands for the writer of models and notes whose they are."""
+
+    def __call__(self, arms, folder, channels):
+        self.methods = [arm.method for arm in arms]
+
+
+def meta_of(folder, name):
+    [stage] = [p for p in (folder / "stages").iterdir() if p.name.rpartition("-")[0] == name]
+    return checkpoint.read_meta(stage)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +181,7 @@ def test_every_mode_runs(tmp_path, mode, structure):
             "prune.scope",
         ),
         ({"unprune__tolerance": 1.0}, "unprune.tolerance"),
+        ({"prune__method": "snip", "unprune__weights": "continue"}, "unprune.weights"),
         ({"unprune__mode": "differnce"}, "unprune.mode"),
     ],
 )

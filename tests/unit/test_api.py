@@ -11,6 +11,7 @@ import pytest
 import tiny_network as tiny
 
 import sparse_mu
+from sparse_mu.optimiser import LEARNING_RATE_SCHEDULES
 
 LOSS = sparse_mu.classification(tiny.apply_fn)
 RATE = optax.sgd(0.5)
@@ -227,7 +228,9 @@ RETAINED = np.arange(32) < 24
 
 
 def test_a_path_is_the_training_seen_on_its_way(model, key):
-    path = sparse_mu.training_path(FINETUNE, model, examples=RETAIN, batch_size=8, key=key)
+    path = sparse_mu.training_path(
+        FINETUNE, model, examples=RETAIN, epochs=4, batch_size=8, key=key
+    )
     seen = path((1, 3))
     assert sorted(seen) == [1, 3]
     for epochs, found in seen.items():
@@ -269,7 +272,7 @@ def test_paths_of_one_key_share_their_order_and_their_number_of_steps(model, key
     recipe = sparse_mu.finetune(noting, optax.sgd(0.1))
     whole, rest = (
         sparse_mu.training_path(
-            recipe, counting, examples=numbered, members=members, batch_size=8, key=key
+            recipe, counting, examples=numbered, members=members, epochs=1, batch_size=8, key=key
         )((1,))[1].net_state
         for members in (None, RETAINED)
     )
@@ -279,14 +282,33 @@ def test_paths_of_one_key_share_their_order_and_their_number_of_steps(model, key
     assert sorted(rest["seen"].tolist()) == [0] * 8 + [1] * 16 + [2] * 8
 
 
+def test_a_path_that_ends_early_follows_the_schedule_of_the_whole_training(model, key):
+    """With the horizon of its own end, the cosine would be through half way."""
+    cosine = sparse_mu.finetune(
+        LOSS,
+        hyper=sparse_mu.hyper_parameters(
+            learning_rate=0.1, lr_schedule=LEARNING_RATE_SCHEDULES.index("cosine")
+        ),
+    )
+    given = {"examples": RETAIN, "batch_size": 8, "key": key}
+    path = sparse_mu.training_path(cosine, model, epochs=4, **given)
+    assert_same_bits(path((2,))[2], path((2, 4))[2])
+    shorter = sparse_mu.training_path(cosine, model, epochs=2, **given)((2,))[2]
+    assert not np.array_equal(*(jax.tree.leaves(m.params)[0] for m in (shorter, path((2,))[2])))
+    with pytest.raises(ValueError, match=r"epoch 5 is asked for: the training has 4"):
+        path((5,))
+
+
 def test_bad_members_are_refused(model, key):
     for members in (np.ones(3, bool), np.zeros(24, bool), np.ones(24)):
         with pytest.raises(ValueError, match=r"members: must be bool\[24\]"):
-            sparse_mu.training_path(FINETUNE, model, examples=RETAIN, members=members, key=key)
+            sparse_mu.training_path(
+                FINETUNE, model, examples=RETAIN, members=members, epochs=1, key=key
+            )
 
 
 def test_unpruning_one_model_is_exact_after_the_whole_training(model, key):
-    given = {"examples": all_examples(), "batch_size": 8, "key": key}
+    given = {"examples": all_examples(), "epochs": 4, "batch_size": 8, "key": key}
     over_all = sparse_mu.training_path(FINETUNE, model, **given)
     over_retain = sparse_mu.training_path(FINETUNE, model, members=RETAINED, **given)
     seen = over_all((2, 4))

@@ -145,6 +145,12 @@ def test_weight_distance():
 def test_trees_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="leaf 'w0' has shape"):
         topology.similarity(tree([True]), tree([True, False]), everything)
+    turned = {"w0": np.ones((2, 3))}, {"w0": np.ones((3, 2))}  # as many entries
+    for call in (topology.rank_correlation, topology.weight_distance):
+        with pytest.raises(ValueError, match="leaf 'w0' has shape"):
+            call(*turned, everything)
+    with pytest.raises(ValueError, match="leaf 'w0' has shape"):
+        topology.flips(turned[0], *turned, everything)
     with pytest.raises(ValueError, match="dtype"):
         topology.similarity(tree([True]), tree([1.0]), everything)
     with pytest.raises(ValueError, match="no leaf of params is prunable"):

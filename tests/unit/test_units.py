@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparse_mu import masks, models, units
+from sparse_mu import masks, models, units, unlearn
 from sparse_mu.models.resnet import BasicBlock, Bottleneck, ResNet
+from sparse_mu.types import Model
 
 RNG = np.random.default_rng(0)
 MLP = {
@@ -46,6 +47,53 @@ def test_every_layer_keeps_its_own_count_and_ties_go_by_number():
     assert units.highest(found, 0.0, CHAIN).all()
 
 
+def test_a_mask_tells_which_units_it_keeps():
+    stay = np.array([True, False, True, False, True, True, False, True, False])
+    found = units.keep(stay, MLP, CHAIN)
+    assert units.stays(found, CHAIN).tolist() == stay.tolist()
+    # nothing of the second layer stays, so nothing reads the units of the first: they do stay
+    alone = units.keep(np.arange(9) < 3, MLP, CHAIN)
+    assert units.stays(alone, CHAIN).tolist() == [True] * 3 + [False] * 6
+
+
+def test_units_are_projected_to_the_counts_of_another_mask():
+    other = jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape).astype(np.float32), MLP)
+    old = units.keep(np.array([1, 1, 0, 1, 0, 0, 0, 0, 0], bool), MLP, CHAIN)
+    found = units.stays(unlearn.by_norm(CHAIN)(other, old), CHAIN)
+    norms = units.norms(other, CHAIN)
+    assert found[:3].sum() == 2 and found[3:].sum() == 1
+    assert norms[:3][found[:3]].min() > norms[:3][~found[:3]].max()
+    assert norms[3:].argmax() == found[3:].argmax()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "small_cnn"])
+def test_channels_of_a_network_are_unpruned_by_their_norms(name):
+    """The pipeline's own masks of Dr come back from the dense weights of Dr."""
+    params = [jax.tree.map(np.asarray, made(name)[1]) for _ in range(2)]
+    params[1] = jax.tree.map(
+        lambda leaf: leaf + 0.2 * RNG.standard_normal(leaf.shape).astype(np.float32), params[1]
+    )
+    tied = models.channel_units(NETWORKS[name](), params[0])
+    before, after = (units.norm_masks(of, 0.5, tied) for of in params)
+    on_dr, theta_0 = (Model(jax.tree.map(lambda leaf: leaf[None], of)) for of in params[::-1])
+    found = unlearn.unprune(
+        lambda epochs, enough=None: dict.fromkeys(epochs, on_dr),
+        None,
+        theta_0=theta_0,
+        original=theta_0,
+        masks=jax.tree.map(lambda leaf: leaf[None], before),
+        mode=unlearn.Rewind(),
+        epochs=1,
+        project=unlearn.by_norm(tied),
+        batched=True,
+    )
+    for ours, theirs in zip(jax.tree.leaves(found.masks), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(ours[0], theirs)
+    assert any(
+        (a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    )
+
+
 def test_bad_chains_and_norms_are_refused():
     with pytest.raises(ValueError, match="two or more"):
         units.chain(MLP, ("first",))
@@ -55,6 +103,11 @@ def test_bad_chains_and_norms_are_refused():
         units.chain(MLP, ("first", "third"))
     with pytest.raises(ValueError, match="sparsity"):
         units.highest(np.zeros(9), 1.0, CHAIN)
+    for call in (units.norms, units.stays):
+        with pytest.raises(ValueError, match="units names the leaf 'first'"):
+            call({"second": MLP["second"]}, CHAIN)
+    with pytest.raises(ValueError, match="units names the leaf 'first'"):
+        units.keep(np.ones(9, bool), {"second": MLP["second"]}, CHAIN)
     with pytest.raises(ValueError, match="not finite"):
         units.highest(np.full(9, np.nan), 0.5, CHAIN)
 

@@ -130,8 +130,15 @@ def test_the_difference_by_hand():
     np.testing.assert_allclose(found.model.params["w"][0, 0], [5, 0, 0, 0.4])
     assert found.model.net_state["mean"] == 5
     assert found.cost.retain_epochs.tolist() == [1] and found.cost.all_epochs.tolist() == [0]
-    assert found.cost.stored_bytes == 2 * 20  # theta_T(D) and one theta_K(D) of five floats
-    assert found.cost.gradient_evaluations(np.array([90]), np.array([100])).tolist() == [90]
+    # theta_0, and the weights of theta_T(D) and of one theta_K(D), five floats each
+    assert found.cost.stored_bytes == 20 + 8 + 2 * 20
+    assert evaluations(found.cost) == [96]
+
+
+def evaluations(cost):
+    """Gradients where an epoch over Dr is stretched to 96 rows."""
+    rows = {"epoch_rows": [96], "all_rows": [100], "retain_rows": [90], "forget_rows": [10]}
+    return cost.gradient_evaluations(**rows).tolist()
 
 
 @pytest.mark.parametrize(
@@ -170,14 +177,14 @@ def test_what_each_mode_reads_and_costs():
         return again
 
     dense_again = run(unlearn.Difference(DENSE, train_again))
-    assert dense_again.cost.all_epochs.tolist() == [1] and dense_again.cost.stored_bytes == 20
-    assert dense_again.cost.gradient_evaluations(np.array([90]), np.array([100])).tolist() == [190]
+    assert dense_again.cost.all_epochs.tolist() == [1]
+    assert dense_again.cost.stored_bytes == 28 + 20 and evaluations(dense_again.cost) == [196]
     projected = run(unlearn.Projected(again))
     # theta_1(D) agrees with M_o already, so it stands for theta_T(D) as it is
     np.testing.assert_allclose(projected.estimate["w"][0, 0], [2, 0, 1, 2.5])
-    assert projected.cost.stored_bytes == 20
+    assert projected.cost.stored_bytes == 28 + 20
     rewound = run(unlearn.Rewind())
-    assert rewound.cost.stored_bytes == 0
+    assert rewound.cost.stored_bytes == 28
     np.testing.assert_allclose(rewound.estimate["w"][0, 0], [2, 0, 1, 2.5])
     assert rewound.masks["w"][0, 0].tolist() == [True, False, False, True]
 
@@ -191,6 +198,8 @@ def test_scores_at_theta_0_need_no_training():
     found = run(unlearn.Rescored(total, forgotten), train=never)
     np.testing.assert_allclose(found.estimate["w"][0, 0], [0.1, 0, 0.15, 0.04], rtol=1e-6)
     assert found.masks["w"][0, 0].tolist() == [True, False, True, False]
+    # a pass over Df, and the gradient over D kept
+    assert evaluations(found.cost) == [10] and found.cost.stored_bytes == 28 + 20
     gradient = run(unlearn.Rescored(total, forgotten, "gradient"), train=never, weights="rewind")
     np.testing.assert_allclose(gradient.model.params["w"][0, 0], [0.1, 0, 0.3, 0], rtol=1e-6)
 
@@ -307,7 +316,10 @@ def test_regrowth_by_hand():
     assert first[1:] == (0, 4) and second[1:] == (4, 8)
     assert found.masks["w"][0, 0].tolist() == [True, True, False, False]
     assert found.agreement == [[1.0, 1.0]]
-    assert found.cost.retain_epochs.tolist() == [0]
+    assert found.cost.retain_epochs.tolist() == [0] and evaluations(found.cost) == [0]
+    by_gradient = mode._replace(grow="gradient", gradient=lambda model: RETAIN_1.params)
+    again = run(by_gradient, growing, train=never)
+    assert evaluations(again.cost) == [90 * int(again.epochs[0])]  # a pass over Dr each round
 
 
 @pytest.mark.parametrize(
@@ -395,8 +407,23 @@ def test_trials_that_have_ended_keep_what_they_had():
         ({"mode": unlearn.Given({"w": KEPT["w"]})}, "leaf 'b' is missing"),
         (
             {"mode": unlearn.Projected({1: AT_1}), "project": lambda w, m: m},
-            "project= is given",
+            "project= is given: Projected",
         ),
+        (
+            {"mode": unlearn.Regrow(), "unlearner": growing, "project": lambda w, m: m},
+            "project= is given: Regrow",
+        ),
+        (
+            {"mode": unlearn.Given(stacked(mask_of(True, True, True, False)))},
+            r"the mask found for trial 0 keeps \[3\] entries, the original's \[2\]",
+        ),
+        ({"project": lambda w, m: jax.tree.map(np.ones_like, m)}, r"keeps \[4\] entries"),
+        ({"mode": unlearn.Difference(THETA._replace(params={}), {1: AT_1})}, "is not expected"),
+        (
+            {"mode": unlearn.Difference(DENSE, {1: AT_1._replace(params=one(AT_1.params))})},
+            "leaf 'b' has shape",
+        ),
+        ({"theta_0": THETA._replace(params=one(THETA.params))}, "leaf 'b' has shape"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changed, said):
