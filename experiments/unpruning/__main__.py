@@ -1,7 +1,8 @@
 """Un-pruning measured: tables T1 to T5, plots and controls. ``results/unpruning.md``.
 
     python -m experiments.unpruning digits --workdir=DIR      # all arms, MLP, 5 seeds
-    python -m experiments.unpruning more --workdir=DIR        # sparsities, units, minibatches, CNN
+    python -m experiments.unpruning more --workdir=DIR        # sparsities, units, minibatches, CNN,
+                                                              # attack, controls, pre-stated tests
     python -m experiments.unpruning cifar --workdir=DIR --data_dir=DIR [--network=resnet20s]
     python -m experiments.unpruning report --workdir=DIR      # tables and plots of what is there
 
@@ -43,18 +44,18 @@ def main() -> None:
         parser.error(f"--seeds={given.seeds}: must be at least 2, one has no interval")
     if jax.config.jax_platforms in (None, "cpu"):
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    from experiments.unpruning import cifar, report, sweeps  # the devices are set before
+    from experiments.unpruning import benches, cifar, report  # the devices are set before
 
     began, seeds, folder = time.perf_counter(), tuple(range(given.seeds)), given.workdir
     steps = {
-        "digits": lambda: sweeps.run(sweeps.digits(), seeds, folder),
+        "digits": lambda: benches.run(benches.digits(), seeds, folder),
         "more": lambda: itertools.chain(
-            sweeps.run(sweeps.more_digits(), seeds, folder),
-            sweeps.attack(seeds, folder),
-            sweeps.free_masks(seeds, folder),
-            sweeps.paired(folder),
+            benches.run(benches.more_digits(), seeds, folder),
+            benches.attack(seeds, folder),
+            benches.free_masks(seeds, folder),
+            benches.paired(folder),
         ),
-        "cifar": lambda: sweeps.run(
+        "cifar": lambda: benches.run(
             [
                 cifar.planned(
                     given.data_dir,
@@ -69,12 +70,17 @@ def main() -> None:
         ),
         "report": lambda: iter(()),
     }
-    for line in steps[given.what]():
-        print(line, flush=True)
-    seconds = time.perf_counter() - began
-    ran = f"{given.what}: {seconds:.0f} s, {len(seeds)} seeds; {machine()}"
-    print(ran)
-    if given.what != "report":
+    lines = []
+    try:
+        for line in steps[given.what]():
+            lines.append(line)
+            print(line, flush=True)
+    except benches.MadeOtherwiseError as error:
+        parser.error(str(error))
+    if lines and all(line.endswith("done") for line in lines):
+        seconds = time.perf_counter() - began
+        ran = f"{given.what}: {seconds:.0f} s, {len(seeds)} seeds; {machine()}"
+        print(ran)
         known = folder / "ran.json"
         before = json.loads(known.read_text()) if known.exists() else {}
         known.write_text(json.dumps(before | {given.what: ran}, indent=1))

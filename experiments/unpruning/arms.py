@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from experiments.unpruning.lab import Lab, Trained
-from sparse_mu import masks as mask_trees
-from sparse_mu import topology, unlearn
-from sparse_mu.types import EnoughFn, Masks, Model, PathFn, TrainFn
+from experiments.unpruning.pieces import moved, pieces_of, swapped
+from sparse_mu import unlearn
+from sparse_mu.trees import of_trial
+from sparse_mu.types import EnoughFn, Masks, Model, PathFn, PyTree, TrainFn
 from sparse_mu.unlearn.modes import Mode
 from sparse_mu.unlearn.projection import each
 
@@ -52,8 +53,10 @@ class Arm(NamedTuple):
     Attributes:
         masks: ``[T]`` masks.
         estimate: ``[T]`` dense weights they were found on; None where there are none.
-        gradients: ``float[T]``, gradient evaluations beside the weight phase's.
-        stored_bytes: of dense copies that had to be kept.
+        gradients: ``float[T]``, gradients of one row each: of the search for the mask, and of the
+            unlearner where that is a part of it.
+        stored_bytes: of theta_0 and of the dense copies that had to be kept.
+        inside: ``int[T]``, epochs of an unlearner that are a part of the search.
         model: ``[T]`` models the arm ends with by itself; None where only its mask is meant.
     """
 
@@ -61,7 +64,16 @@ class Arm(NamedTuple):
     estimate: object = None
     gradients: np.ndarray | float = 0.0
     stored_bytes: int = 0
+    inside: np.ndarray | int = 0
     model: Model | None = None
+
+
+class Phase(NamedTuple):
+    """A weight phase: how to run it, for how long, and the gradients of an epoch of each trial."""
+
+    train: TrainFn
+    epochs: int
+    rows: np.ndarray
 
 
 class Bench:
@@ -139,23 +151,28 @@ class Bench:
             weights=weights,
             unlearn_epochs=unlearn_epochs,
             settle=self.settle() if weights == "carry" and unlearner is not None else None,
-            project=None if setting.rule is None else lab.project,
+            project=None if setting.tied is None else unlearn.by_norm(setting.tied),
             prunable=setting.prunable,
             scope=setting.scope,
             structure=setting.structure,
             batched=True,
         )
         rows = retain.sum(axis=1)
-        spent = found.cost.gradient_evaluations(rows, np.full(len(rows), setting.train_rows))
-        if unlearner is not None:
-            spent = spent + found.cost.unlearn_epochs * rows
-        return Arm(
-            found.masks,
-            found.estimate,
-            spent,
-            found.cost.stored_bytes,
-            None if unlearner is None else found.model,
+        spent = found.cost.gradient_evaluations(
+            epoch_rows=lab.epoch_rows(retain),
+            all_rows=setting.train_rows,
+            retain_rows=rows,
+            forget_rows=setting.train_rows - rows,
         )
+        model = None if unlearner is None else found.model
+        inside = found.cost.unlearn_epochs
+        return Arm(found.masks, found.estimate, spent, found.cost.stored_bytes, inside, model)
+
+    def regrown(self, how: unlearn.Regrow, phase: Phase, retain: np.ndarray, epochs: int) -> Arm:
+        """An arm of the re-growing loop, whose unlearner is part of its cost."""
+        mode = how._replace(gradient=self.lab.gradient(retain))
+        arm = self.unpruned(mode, retain, unlearner=phase.train, unlearn_epochs=epochs, epochs=1)
+        return arm._replace(gradients=arm.gradients + arm.inside * phase.rows)
 
     def settle(self) -> TrainFn | None:
         """Statistics made anew from Dr, where the network has any."""
@@ -184,6 +201,12 @@ class Bench:
         """No-op: the original's mask."""
         return Arm(self.targets.original.masks, self.targets.original.dense.params)
 
+    def retrained(self) -> Arm:
+        """R2's mask, at the cost of R2: dense and sparse training from theta_0."""
+        lab, new = self.lab, self.targets.retrained
+        whole = 2 * lab.setting.epochs * lab.epoch_rows(self.retain)
+        return Arm(new.masks, new.dense.params, whole, _bytes_of_one(lab.theta_0))
+
     def first_weights(self) -> Arm:
         """The mask of theta_0 alone."""
         params = self.lab.theta_0.params
@@ -191,28 +214,63 @@ class Bench:
 
     def swapped(self) -> Arm:
         """The original's mask with as many random swaps as the deletion makes."""
-        old, new = self.targets.original.masks, self.targets.retrained.masks
-        prunable = self.lab.setting.prunable
-        found = []
-        for trial, seed in enumerate(self.lab.seeds):
-            a, b = (jax.tree.map(lambda leaf, t=trial: leaf[t], tree) for tree in (old, new))
-            flips = int((topology.flat(a, prunable) != topology.flat(b, prunable)).sum()) // 2
-            found.append(_swapped(a, flips, prunable, np.random.default_rng((seed, 77))))
-        return Arm(jax.tree.map(lambda *leaves: np.stack(leaves), *found))
+        return Arm(self._swaps(self.targets.original.masks, near=False))
 
-    def stored_then(self, unlearner: TrainFn, epochs: int, evaluations: float) -> Arm:
+    def as_far(self, *, near: bool) -> Masks:
+        """Masks as far from the retrained ones as the original's are, made without the deletion.
+
+        The retrained masks with as many pieces exchanged as the deletion exchanges: at random, or
+        those nearest to the threshold.
+        """
+        old, new = self.targets.original.masks, self.targets.retrained.masks
+        found = self._swaps(new, near=near)
+        for trial in range(len(self.lab.seeds)):
+            pieces = pieces_of(self.lab.setting, of_trial(new, trial))
+            own, kept, target = (pieces.read(of_trial(m, trial)) for m in (found, old, new))
+            assert (own != target).sum() == (kept != target).sum()
+        return found
+
+    def _swaps(self, start: Masks, *, near: bool) -> Masks:
+        """The masks with as many swaps as lie between the original's and the retrained ones."""
+        lab, targets = self.lab, self.targets
+        found = []
+        for trial, seed in enumerate(lab.seeds):
+            old, new, mask, dense = (
+                of_trial(tree, trial)
+                for tree in (
+                    targets.original.masks,
+                    targets.retrained.masks,
+                    start,
+                    targets.retrained.dense.params,
+                )
+            )
+            pieces = pieces_of(lab.setting, dense)
+            found.append(
+                swapped(
+                    pieces,
+                    mask,
+                    moved(pieces, old, new),
+                    np.random.default_rng((seed, 77)),
+                    near=pieces.scores(dense) if near else None,
+                )
+            )
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+    def stored_then(self, phase: Phase) -> Arm:
         """Stored dense weights, an unlearner on them, and pruning: no difference is taken."""
         lab = self.lab
         dense = self.targets.original.dense
-        moved = unlearner(dense, lab.dense_masks, start=0, stop=epochs)
-        one = sum(np.asarray(x).nbytes // len(lab.seeds) for x in jax.tree.leaves(dense.params))
-        return Arm(lab.masks_of(moved), moved.params, evaluations, one)
+        ended = phase.train(dense, lab.dense_masks, start=0, stop=phase.epochs)
+        spent = phase.epochs * phase.rows
+        return Arm(lab.masks_of(ended), ended.params, spent, _bytes_of_one(dense.params))
 
     # unlearners, of as many passes as the dense training has epochs
 
-    def phases(self) -> dict[str, tuple[TrainFn, int, np.ndarray]]:
-        """Weight phases by name, their epochs, and the gradients that each takes of a trial."""
-        lab, retain, forget = self.lab, self.retain, self.deletion.forget
+    def phases(self, forget: np.ndarray | None = None) -> dict[str, Phase]:
+        """Weight phases by name, for the deletion or for another set in its place."""
+        lab = self.lab
+        forget = self.deletion.forget if forget is None else forget
+        retain = ~forget
         hyper, size = lab.hyper, min(lab.setting.batch_size, 512)
         kept, gone = retain.sum(axis=1), forget.sum(axis=1)
         epochs = self.quarter
@@ -226,38 +284,23 @@ class Bench:
             lab.setting.apply_fn, 1e-7, num_classes=lab.setting.classes
         )
         repair = bind(lab.recipe)
-        half = max(epochs // 2, 1)
+        half, rows = max(epochs // 2, 1), lab.epoch_rows(retain)
 
         def ascend_and_repair(model: Model, masks: Masks, *, start: int, stop: int) -> Model:
-            del start, stop
-            risen = bind(capped)(model, masks, start=0, stop=half)
-            return repair(risen, masks, start=0, stop=half)
+            passes = stop - start
+            risen = bind(capped)(model, masks, start=0, stop=passes)
+            return repair(risen, masks, start=0, stop=passes)
 
         return {
-            "finetune": (repair, epochs, epochs * kept),
-            "negative gradient, repaired": (
-                ascend_and_repair,
-                half,
-                half * (kept + np.maximum(kept, gone)) + half * kept,
+            "finetune": Phase(repair, epochs, rows),
+            "negative gradient, repaired": Phase(
+                ascend_and_repair, half, kept + np.maximum(kept, gone) + rows
             ),
-            "random labels": (bind(labels), epochs, 2 * epochs * kept),
-            "fisher": (bind(fisher, batch_size=size), 1, kept * lab.setting.classes),
+            "random labels": Phase(bind(labels), epochs, 2 * np.maximum(kept, gone)),
+            "fisher": Phase(bind(fisher, batch_size=size), 1, kept * lab.setting.classes),
         }
 
 
-def _swapped(
-    mask: Masks, count: int, prunable: mask_trees.Prunable, rng: np.random.Generator
-) -> Masks:
-    """A mask with ``count`` kept entries exchanged for pruned ones, anywhere."""
-    flags = jax.tree.leaves(mask_trees.prunable_leaves(mask, prunable))
-    leaves = [np.array(leaf) for leaf in jax.tree.leaves(mask)]
-    chosen = [i for i, flag in enumerate(flags) if flag]
-    vector = np.concatenate([leaves[i].ravel() for i in chosen])
-    kept, pruned = np.flatnonzero(vector), np.flatnonzero(~vector)
-    vector[rng.choice(kept, count, replace=False)] = False
-    vector[rng.choice(pruned, count, replace=False)] = True
-    for i, part in zip(
-        chosen, np.split(vector, np.cumsum([leaves[i].size for i in chosen])[:-1]), strict=True
-    ):
-        leaves[i] = part.reshape(leaves[i].shape)
-    return jax.tree.unflatten(jax.tree.structure(mask), leaves)
+def _bytes_of_one(tree: PyTree) -> int:
+    """Of one trial of a ``[T]`` tree."""
+    return sum(np.asarray(leaf).nbytes // len(leaf) for leaf in jax.tree.leaves(tree))

@@ -4,7 +4,7 @@ import numpy as np
 
 from configs import cifar10_resnet20s
 from experiments.unpruning import settings
-from experiments.unpruning.sweeps import Planned
+from experiments.unpruning.benches import Planned
 from sparse_mu import builders, config
 
 

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparse_mu import losses, unlearn
+from sparse_mu import losses, units, unlearn
 from sparse_mu import masks as mask_trees
 from sparse_mu.epoch import Prepare, as_they_are
+from sparse_mu.evaluation import predict
 from sparse_mu.execution import over_trials
 from sparse_mu.masks import Prunable, Scope, Structure
 from sparse_mu.optimiser import hyper_parameters
+from sparse_mu.passes import stretched
 from sparse_mu.training import FitResult, fit
 from sparse_mu.types import (
     ApplyFn,
@@ -29,6 +31,7 @@ from sparse_mu.types import (
     PathFn,
     TrainFn,
     Trials,
+    Units,
     Unlearner,
 )
 from sparse_mu.unlearn.projection import ProjectFn, each
@@ -49,8 +52,7 @@ class Setting(NamedTuple):
         prunable: which leaves are pruned.
         scope: over all leaves or within each.
         structure: entries, filters or channels.
-        rule: another rule that makes a mask of dense weights, ``(params, sparsity) -> masks`` of
-            one trial; None for magnitude pruning.
+        tied: units that are pruned whole, by their norm; None for magnitude pruning.
         sparsity: fraction pruned.
         epochs: T of every dense and of every sparse training.
         batch_size: rows per step.
@@ -70,7 +72,7 @@ class Setting(NamedTuple):
     prunable: Prunable = mask_trees.convolution_kernels
     scope: Scope = "global"
     structure: Structure = "entries"
-    rule: Callable[[Params, float], Masks] | None = None
+    tied: Units | None = None
     sparsity: float = 0.9
     epochs: int = 400
     batch_size: int = 128
@@ -126,9 +128,8 @@ class Lab:
 
     def _project(self) -> ProjectFn:
         setting = self.setting
-        if setting.rule is not None:
-            rule = setting.rule
-            return lambda weights, like: rule(weights, setting.sparsity)
+        if (tied := setting.tied) is not None:
+            return lambda weights, like: units.norm_masks(weights, setting.sparsity, tied)
 
         @jax.jit
         def find(weights: Params) -> Masks:
@@ -162,13 +163,13 @@ class Lab:
         other_order: bool = False,
         batch_size: int | None = None,
     ) -> FitResult:
-        """Runs an unlearner (or the recipe) on all seeds."""
+        """Runs an unlearner, or the recipe, on all seeds."""
         setting = self.setting
         forget = np.zeros_like(retain) if forget is None else forget
         size = batch_size or setting.batch_size
-        own, whole = -(-retain.sum(axis=1) // size), -(-setting.train_rows // size)
-        # as many steps an epoch as the original has
-        at_least = np.where(own < whole, setting.train_rows, 0).astype(np.int32)
+        at_least = np.zeros(len(retain), np.int32)
+        if unlearner is self.recipe:  # training: as many steps an epoch as the original has
+            at_least = stretched(retain.sum(axis=1), setting.train_rows, size)
         return fit(
             unlearner,
             model,
@@ -185,6 +186,12 @@ class Lab:
             snapshot_epochs=snapshots,
             enough=enough,
         )
+
+    def epoch_rows(self, retain: np.ndarray) -> np.ndarray:
+        """``int[T]``, rows of an epoch of the recipe on a set."""
+        rows = retain.sum(axis=1)
+        setting = self.setting
+        return np.maximum(rows, stretched(rows, setting.train_rows, setting.batch_size))
 
     def train(self, retain: np.ndarray, *, other_order: bool = False) -> TrainFn:
         """Training by the recipe on a set, dense or masked."""
@@ -270,21 +277,14 @@ class Lab:
     def logits(self, model: Model) -> np.ndarray:
         """``float[T, N + M, K]`` of all rows."""
         setting = self.setting
-
-        @jax.jit
-        def of_one(one: Model, inputs: jax.Array) -> jax.Array:
-            given = setting.prepare(inputs, jax.random.key(0))
-            return setting.apply_fn(
-                one.params, one.net_state, given, train=False, key=jax.random.key(0)
-            )[0]
-
-        chunks = np.array_split(np.arange(len(setting.labels)), -(-len(setting.labels) // 1024))
-        found = []
-        for trial in range(len(self.seeds)):
-            one = jax.tree.map(lambda leaf, t=trial: leaf[t], model)
-            parts = [np.asarray(of_one(one, setting.inputs[rows])) for rows in chunks]
-            found.append(np.concatenate(parts))
-        return np.stack(found)
+        return predict(
+            setting.apply_fn,
+            model,
+            setting.inputs,
+            batch_size=600,
+            execution=self.execution,
+            prepare=setting.prepare,
+        )
 
     def gradient(self, retain: np.ndarray) -> Callable[[Model], Params]:
         """The mean gradient over a set, of models as if nothing were pruned."""

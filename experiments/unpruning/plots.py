@@ -44,6 +44,10 @@ def against_epochs(benches: list[dict], path: Path) -> None:
             one.fill_between(
                 told["epochs"], mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0
             )
+        if "regrow" in told:
+            mean = np.array(told["regrow"]).mean(axis=1)
+            style = {"color": "#CC79A7", "marker": "x", "markersize": 4, "linewidth": 1}
+            one.plot(told["regrow_epochs"], mean, label="regrow (all, clip)", **style)
         kept, floor = (np.mean(v) for v in (found["arms"]["no-op"]["iou"], found["floor"]))
         one.axhline(kept, color=GREY, linestyle="--", linewidth=1.2, label="mask kept (no-op)")
         one.axhline(floor, color="black", linestyle=":", linewidth=1.2, label="seed floor")

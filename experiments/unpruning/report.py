@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from experiments.unpruning import plots, tables
-from sparse_mu.manifest import commit
 
 ORDER = ("digits-MLP", "digits-CNN", "CIFAR-10")
 DRAWN = (  # setting and deletion of the benches that are plotted, where they are there
@@ -24,11 +23,12 @@ def write(folder: Path, into: Path) -> Path:
     lines = [
         "# Un-pruning, measured",
         "",
-        "Made by `python -m experiments.unpruning` with `digits`, `more`, `cifar` and `report`, "
-        f"commit {commit()}. Means ± half-widths of 95% intervals over seeds. M_o: the mask found "
-        "on all data; M_r: found without the forget set; both from the same first weights, steps "
-        "and order of rows. The seed floor is the IoU of two M_r whose rows came in other orders; "
-        "G is the part of the way from M_o to the floor (to 1) that an arm goes.",
+        "Made by `python -m experiments.unpruning` with `digits`, `more`, `cifar` and `report`; "
+        f"measured at commit {_commits(folder)}. Means ± half-widths of 95% intervals over seeds. "
+        "M_o: the mask found on all data; M_r: found without the forget set; both from the same "
+        "first weights, steps and order of rows. The seed floor is the IoU of two M_r whose rows "
+        "came in other orders; G is the part of the way from M_o to the floor (to 1) that an arm "
+        "goes.",
         "",
         *_ran(folder),
     ]
@@ -39,7 +39,9 @@ def write(folder: Path, into: Path) -> Path:
         lines += ["## T2, T4. What each arm does about the mask, and what it costs", ""]
         lines += [
             "Cost: gradient evaluations over those of R2 (dense and sparse retraining), what an "
-            "unlearner inside the arm takes included, the training after the mask not.",
+            "unlearner inside the arm takes included, the training after the mask not. Stored: "
+            "theta_0 and what was kept of the original's dense training. The sham and the placebo "
+            "are un-prunings of nothing and of as many other rows.",
             "",
         ]
         for bench in benches:
@@ -75,9 +77,18 @@ def write(folder: Path, into: Path) -> Path:
     return page
 
 
+def _commits(folder: Path) -> str:
+    found = {json.loads(file.read_text()).get("made", {}).get("commit") for file in _files(folder)}
+    return ", ".join(sorted(map(str, found)))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.glob("*.json")) if file.name != "ran.json"]
+
+
 def _benches(folder: Path) -> list[dict]:
     found = []
-    for file in sorted(folder.glob("*.json")):
+    for file in _files(folder):
         content = json.loads(file.read_text())
         if "masks" in content:
             found.append((file.stem, content))
@@ -97,21 +108,27 @@ def _ran(folder: Path) -> list[str]:
 
 def _single(folder: Path, into: Path) -> list[str]:
     lines = []
-    if (file := folder / "paired-test.json").exists():
-        lines += [
-            "## The pre-stated test: filters of a BatchNorm CNN, minibatches, K a quarter",
-            "",
-            *tables.paired_test(json.loads(file.read_text())),
-        ]
+    for name, what in (
+        ("paired-test", "ranked all together"),
+        ("paired-test-leaf", "of each leaf as many"),
+    ):
+        if (file := folder / f"{name}.json").exists():
+            lines += [
+                f"## A pre-stated test: filters, {what}, of a BatchNorm CNN in minibatches, K a "
+                "quarter",
+                "",
+                *tables.paired_test(json.loads(file.read_text())),
+            ]
     if (file := folder / "free-masks.json").exists():
         found = json.loads(file.read_text())
-        names = ", ".join(key for key in found if key != "seeds")
         lines += [
             "## Control: masks that saw no data",
             "",
-            f"{names}: M_o = M_r and R1 = R2 bit for bit, IoU 1, kappa 1 and KL 0 on all "
-            f"{len(found['seeds'])} seeds.",
+            "M_o against M_r and R1 against R2, the class deleted, after `unprune`; asserted for "
+            f"SynFlow and random masks on all {len(found['seeds'])} seeds, with SNIP, which saw "
+            "the rows, beside them.",
             "",
+            *tables.controls(found),
         ]
     if (file := folder / "attack.json").exists():
         found = json.loads(file.read_text())

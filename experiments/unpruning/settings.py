@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from experiments.unpruning.lab import Setting
 from sparse_mu import masks, models, units
 from sparse_mu.data import augment
-from sparse_mu.types import Array, Key, Masks, Model, Params, PyTree
+from sparse_mu.types import Array, Key, Model, Params, PyTree
 
 WIDTHS = (64, 100, 50, 10)
 KERNELS = tuple(f"dense{i}/kernel" for i in range(1, len(WIDTHS)))
@@ -53,9 +53,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 def digits_mlp(*, batch_size: int = 1347, epochs: int = 400, sparsity: float = 0.9) -> Setting:
     """Pixels centred by their means; full-batch gradient descent unless told otherwise."""
+    whole = batch_size == 1347
     inputs, labels = _digits()
     return Setting(
-        name="digits MLP",
+        name="digits MLP" if whole else "digits MLP, minibatches",
         inputs=inputs - inputs[:1347].mean(axis=0),
         labels=labels,
         train_rows=1347,
@@ -71,22 +72,25 @@ def digits_mlp(*, batch_size: int = 1347, epochs: int = 400, sparsity: float = 0
 
 def digits_units(sparsity: float = 0.5) -> Setting:
     """The MLP with hidden units pruned whole, incoming and outgoing weights together."""
-
-    def rule(params: Params, fraction: float) -> Masks:
-        return units.norm_masks(params, fraction, units.chain(params, KERNELS))
-
-    return digits_mlp(sparsity=sparsity)._replace(name="digits MLP, units", rule=rule)
+    params = jax.eval_shape(mlp_init, jax.random.key(0)).params
+    tied = units.chain(params, KERNELS)
+    return digits_mlp(sparsity=sparsity)._replace(name="digits MLP, units", tied=tied)
 
 
 def digits_cnn(
-    *, structure: masks.Structure = "entries", sparsity: float = 0.9, epochs: int = 15
+    *,
+    structure: masks.Structure = "entries",
+    scope: masks.Scope = "global",
+    sparsity: float = 0.9,
+    epochs: int = 15,
 ) -> Setting:
     """The command's digits network: three convolutions with BatchNorm, batches of 64."""
+    kind = "" if structure == "entries" else f", {structure}"
     inputs, labels = _digits()
     form = models.default_form(jax.default_backend())
     network = models.SmallCNN(10, form)
     return Setting(
-        name=f"digits CNN{'' if structure == 'entries' else ', ' + structure}",
+        name=f"digits CNN{kind}{' of each leaf' if scope == 'leaf' else ''}",
         inputs=inputs.reshape(-1, 8, 8, 1),
         labels=labels,
         train_rows=1347,
@@ -94,6 +98,7 @@ def digits_cnn(
         init=lambda key: Model(*models.init_of(network, (1, 8, 8, 1))(key)),
         apply_fn=models.apply_fn_of(network),
         structure=structure,
+        scope=scope,
         sparsity=sparsity,
         epochs=epochs,
         batch_size=64,

@@ -11,6 +11,9 @@ from sparse_mu.statistics import mean_interval, paired_difference
 Values = Sequence[float | None]
 
 
+NOT_MADE = ("seed floor", "random swaps")  # masks that nobody would have, so without a cost
+
+
 def shown(values: Values, digits: int = 3, scale: float = 1.0) -> str:
     """``mean ± half-width``; ``(n)`` where a seed has no value; a dash where none has."""
     known = [scale * v for v in values if v is not None and math.isfinite(v)]
@@ -102,8 +105,8 @@ def arms(bench: dict) -> list[str]:
                 shown(arm["recall"], 2),
                 _where_all(arm["gain"]),
                 shown(arm["gain_exact"], 2),
-                "" if name in ("seed floor", "random swaps") else f"{np.mean(arm['cost']):.3f}",
-                f"{arm['stored_bytes'] / 1024:.0f}" if arm["stored_bytes"] else "0",
+                "" if name in NOT_MADE else f"{np.mean(arm['cost']):.3f}",
+                "" if name in NOT_MADE else f"{arm['stored_bytes'] / 1024:.0f}",
             )
         )
     lines = grid(head, rows)
@@ -161,7 +164,7 @@ def outputs(bench: dict) -> list[str]:
     target = found["R2: retrained"]
     head = (
         *("model", "UA", "RA", "TA", "UA gap to R2", "RA gap", "TA gap"),
-        *("KL test", "KL forget", "KL retain", "JS test"),
+        *("KL test", "KL forget", "KL retain", "JS test", "weights, relative"),
     )
     rows = []
     for name, told in found.items():
@@ -175,6 +178,7 @@ def outputs(bench: dict) -> list[str]:
                 *gaps,
                 *(shown(told[f"kl_{key}"]) for key in ("test", "forget", "retain")),
                 shown(told["js_test"]),
+                shown(told["weights"]),
             )
         )
     return grid(head, rows)
@@ -217,16 +221,39 @@ def _range(values: Values) -> str:
 
 
 def paired_test(found: dict) -> list[str]:
-    """The pre-stated test, whichever way it went."""
-    ours, kept = (np.array(found["arms"][name]["iou"]) for name in ("difference", "no-op"))
+    """A pre-stated test, whichever way it went; beside it the modes that it was not about."""
+    arms = found["arms"]
+    ours, kept = (np.array(arms[name]["iou"]) for name in ("difference", "no-op"))
     told, p = paired_difference(ours, kept), stats.ttest_rel(ours, kept).pvalue
-    wins = int((ours > kept).sum())
     verdict = "is rejected" if p < 0.05 else "is not rejected"
-    return [
+    lines = [
         f"IoU to M_r: kept {shown(kept.tolist())}, difference {shown(ours.tolist())}; difference "
-        f"of the pairs {told.mean:+.3f} ± {told.half_width:.3f} (n = {told.n}, {wins} of {told.n} "
+        f"of the pairs {told.mean:+.3f} ± {told.half_width:.3f} (n = {told.n}, {_won(ours, kept)} "
         f"seeds won), two-sided paired t-test p = {p:.2g}: that the two are alike {verdict} at "
         f"0.05. Seed floor {shown(found['floor'])}; placebo "
         f"{shown(found['placebo']['difference'])}.",
         "",
     ]
+    for name in ("projected", "rewind"):
+        values = np.array(arms[name]["iou"])
+        more = paired_difference(values, ours)
+        lines += [
+            f"Not part of the test: {name} {shown(values.tolist())}, {_won(values, kept)} seeds "
+            f"won over kept; {name} minus difference {more.mean:+.3f} ± {more.half_width:.3f}, "
+            f"{_won(values, ours)} seeds won and {_won(ours, values)} lost.",
+            "",
+        ]
+    return lines
+
+
+def _won(ours: np.ndarray, theirs: np.ndarray) -> str:
+    return f"{int((ours > theirs).sum())} of {len(ours)}"
+
+
+def controls(found: dict) -> list[str]:
+    """What every metric says of masks that saw no data, and of one that did."""
+    methods = [key for key in found if key not in ("seeds", "made")]
+    names = list(found[methods[0]])
+    return grid(
+        ("metric", *methods), [(name, *(shown(found[m][name]) for m in methods)) for name in names]
+    )
