@@ -31,7 +31,7 @@ def masks_of_bench(bench: Bench) -> dict:
         "seed floor": Arm(targets.floor),
     }
     for name, phase in phases.items():
-        if lab.setting.tied is None and name not in ("finetune", "fisher"):
+        if _regrows(bench) and name not in ("finetune", "fisher"):
             loop = GROWN["regrow all, clip"]
             arms[f"regrow all, clip, {name}"] = bench.regrown(
                 loop, phase, bench.retain, phase.epochs
@@ -73,6 +73,11 @@ def masks_of_bench(bench: Bench) -> dict:
     }
 
 
+def _regrows(bench: Bench) -> bool:
+    """Whether the re-growing loop can prune back: it knows magnitudes, ranked all together."""
+    return bench.lab.setting.tied is None and bench.lab.setting.scope == "global"
+
+
 def _searched(bench: Bench, retain: np.ndarray, phases: dict[str, Phase]) -> dict[str, Arm]:
     """Every way of looking for a mask, given one set to retain."""
     modes: dict[str, Mode] = {"rewind": unlearn.Rewind(), "difference": bench.difference()}
@@ -80,7 +85,7 @@ def _searched(bench: Bench, retain: np.ndarray, phases: dict[str, Phase]) -> dic
         return {name: bench.unpruned(mode, retain) for name, mode in modes.items()}
     modes["projected"] = bench.projected()
     found = {name: bench.unpruned(mode, retain) for name, mode in modes.items()}
-    for name, how in GROWN.items():
+    for name, how in GROWN.items() if _regrows(bench) else ():
         each_round = max(bench.quarter // how.rounds, 1)
         found[name] = bench.regrown(how, phases["finetune"], retain, each_round)
     return found
@@ -191,6 +196,7 @@ def path_of_bench(bench: Bench, epochs: list[int]) -> dict:
     found: dict[str, list] = {"epochs": epochs}
     if bench.lab.setting.tied is None:
         modes["projected"] = bench.projected()
+    if _regrows(bench):
         loop, phase = GROWN["regrow all, clip"], bench.phases()["finetune"]
         found["regrow_epochs"] = epochs[::3]
         found["regrow"] = [
