@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--network", default="resnet20s", choices=("resnet20s", "resnet18"))
     parser.add_argument("--epochs", type=int, default=8, help="of cifar's trainings")
     parser.add_argument("--limit", type=int, default=2000, help="training rows of cifar; 0 = all")
-    parser.add_argument("--masks_only", action="store_true", help="cifar without outputs (T3)")
+    parser.add_argument(
+        "--masks_only", action="store_true", help="cifar without outputs (T3) and unlearners"
+    )
     parser.add_argument("--keep", action="store_true", help="write to experiments/results")
     given = parser.parse_args()
     if given.what == "cifar" and not given.data_dir:
@@ -62,7 +64,7 @@ def main() -> None:
                     given.network,
                     given.epochs,
                     given.limit,
-                    with_outputs=not given.masks_only,
+                    masks_only=given.masks_only,
                 )
             ],
             seeds,

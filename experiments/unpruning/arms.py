@@ -88,13 +88,15 @@ class Bench:
         block: int,
         *,
         with_outputs: bool = True,
+        with_unlearners: bool = True,
     ) -> None:
         """Trains the targets; the original holds snapshots at every epoch that is looked at.
 
-        Without outputs no sparse model is trained beside the original's.
+        Without outputs no sparse model is trained beside the original's. Without unlearners no arm
+        runs one: neither the re-growing loop nor stored dense weights and an unlearner.
         """
         self.lab, self.deletion = lab, deletion
-        self.quarter, self.block = quarter, block
+        self.quarter, self.block, self.with_unlearners = quarter, block, with_unlearners
         self.retain, self.placebo = ~deletion.forget, ~deletion.placebo
         looks = tuple(original.snapshots)
         retrained = lab.pipeline(self.retain, snapshots=looks, sparse=with_outputs)

@@ -39,6 +39,7 @@ class Planned(NamedTuple):
     block: int
     with_outputs: bool = True
     with_path: bool = True
+    with_unlearners: bool = True
 
     @property
     def name(self) -> str:
@@ -120,7 +121,15 @@ def run(plans: list[Planned], seeds: tuple[int, ...], folder: Path) -> Iterator[
 
 def _measured(plan: Planned, lab: Lab, original: Trained) -> dict:
     deletion = deletion_of(lab, plan.deletion)
-    bench = Bench(lab, deletion, original, plan.quarter, plan.block, with_outputs=plan.with_outputs)
+    bench = Bench(
+        lab,
+        deletion,
+        original,
+        plan.quarter,
+        plan.block,
+        with_outputs=plan.with_outputs,
+        with_unlearners=plan.with_unlearners,
+    )
     found = {"masks": masks_of_bench(bench)}
     if plan.with_outputs:
         found["outputs"] = outputs_of_bench(bench)

@@ -17,7 +17,7 @@ from sparse_mu.unlearn.modes import Mode
 def masks_of_bench(bench: Bench) -> dict:
     """T1 and T2 of one bench: how the deletion moves the mask, and what every arm does about it."""
     lab, targets = bench.lab, bench.targets
-    phases = bench.phases()
+    phases = bench.phases() if bench.with_unlearners else {}
     searched = _searched(bench, bench.retain, phases)
     arms: dict[str, Arm] = {
         "no-op": bench.kept(),
@@ -75,7 +75,8 @@ def masks_of_bench(bench: Bench) -> dict:
 
 def _regrows(bench: Bench) -> bool:
     """Whether the re-growing loop can prune back: it knows magnitudes, ranked all together."""
-    return bench.lab.setting.tied is None and bench.lab.setting.scope == "global"
+    setting = bench.lab.setting
+    return bench.with_unlearners and setting.tied is None and setting.scope == "global"
 
 
 def _searched(bench: Bench, retain: np.ndarray, phases: dict[str, Phase]) -> dict[str, Arm]:

@@ -17,7 +17,7 @@ def test_benches_tables_and_plots(tmp_path):
     cnn = settings.digits_cnn(structure="filters", sparsity=0.5, epochs=2)
     plans = [
         Planned(mlp, "class", (1, 2, 3, 4), 1, 1),
-        Planned(mlp, "random 10%", (1, 2, 3, 4), 1, 1, with_outputs=False, with_path=False),
+        Planned(mlp, "random 10%", (1, 2, 3, 4), 1, 1, False, True, with_unlearners=False),
         Planned(cnn._replace(batch_size=256), "class", (1, 2), 1, 1, True, True),
     ]
     assert [line.split(": ")[1] for line in benches.run(plans, SEEDS, tmp_path)] == ["done"] * 3
@@ -37,6 +37,10 @@ def test_benches_tables_and_plots(tmp_path):
     assert found["made"]["plan"]["seeds"] == [0, 1] and found["made"]["commit"]
     with pytest.raises(MadeOtherwiseError, match="was measured with other seeds or settings"):
         list(benches.run(plans, (0, 2), tmp_path))
+    slim = json.loads((tmp_path / f"{plans[1].name}.json").read_text())
+    assert set(slim["masks"]["sham"]) == {"rewind", "difference", "projected"}
+    assert not any("stored dense" in name or "regrow" in name for name in slim["masks"]["arms"])
+    assert set(slim["path"]) == {"epochs", "rewind", "difference", "projected"}
     assert found["path"]["difference"][-1] == [1, 1]  # as many epochs as the training
     assert masks["arms"]["difference"]["cost"][0] == pytest.approx(1 / 8)  # 1 of 2 x 4 epochs
     assert found["outputs"]["R2: retrained"]["kl_test"] == [0, 0]
