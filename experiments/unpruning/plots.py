@@ -70,12 +70,12 @@ def of_bounds(benches: list[dict], path: Path) -> None:
     }
     for one, bench in zip(axes, benches, strict=True):
         arms = {n: a["errors"] for n, a in bench["masks"]["arms"].items() if a["errors"]}
-        arms = {n: e for n, e in arms.items() if n != "retrained"}
+        arms = {n: e for n, e in arms.items() if np.mean(e["flips"])}  # the axes are logarithmic
         flips = np.array([np.mean(errors["flips"]) for errors in arms.values()])
         for key, mark in marks.items():
             values = [np.mean(errors[key]) for errors in arms.values()]
             one.scatter(flips, values, marker=mark, s=22, label=labels[key], alpha=0.8)
-        line = np.array([max(flips.min(), 1), flips.max()])
+        line = np.array([flips.min(), flips.max()])
         one.plot(line, line, color="black", linewidth=1, label="h itself")
         one.set_xscale("log")
         one.set_yscale("log")
@@ -110,10 +110,12 @@ def by_leaf(benches: list[dict], path: Path) -> None:
                 error_kw={"linewidth": 0.8},
             )
         short = [name.removesuffix("/kernel") for name in names]
-        one.set_xticks(place, short, rotation=60 if len(names) > 6 else 0, fontsize=8)
+        one.set_xticks(place, short, fontsize=8)
+        if len(names) > 6:
+            one.set_xticks(place, short, rotation=60, ha="right", rotation_mode="anchor")
         one.set_ylim(0, 1)
         one.set_title(f"{bench['masks']['setting']}, {bench['masks']['deletion']}", fontsize=9)
-    axes[0].set_ylabel("IoU")
+    axes[0].set_ylabel("IoU, ± standard deviation over seeds")
     axes[0].legend(fontsize=8, loc="lower left", framealpha=0.9)
     _save(figure, path)
 
