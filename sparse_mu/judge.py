@@ -177,7 +177,8 @@ def with_gaps(rows: list[dict], known: dict[tuple[str, float], list[dict]]) -> l
 def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> list[dict]:
     """Judges every arm and appends the rows that are not on disk yet.
 
-    Dense arms come first, and targets before the others.
+    Dense arms come first, and targets before the others. A row has gaps to the targets that come
+    before it in this order or are its own, whichever rows are on disk already.
 
     Rows made from other models, and what damaged lines said, are judged again.
 
@@ -210,6 +211,7 @@ def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> li
     for row in found.rows:
         known.setdefault((row["method"], row["sparsity"]), []).append(row)
     is_target = ("retrain", "retrain_repruned")
+    so_far: dict[tuple[str, float], list[dict]] = {}
     distances = Distances(
         all_arms,
         floors,
@@ -218,12 +220,14 @@ def evaluate(run: Run, all_arms: list[Arm], floors: Mapping[float, Masks]) -> li
     )
     cost = {a.sparsity: a.meta["prune_seconds"] for a in all_arms if a.method == "original"}
     for arm in sorted(all_arms, key=lambda arm: (arm.sparsity, arm.method not in is_target)):
-        if (arm.method, arm.sparsity) in known:
+        key = arm.method, arm.sparsity
+        if key in known:
+            so_far[key] = known[key]
             run.done += 3
             continue
         if run.workdir.stop.asked():
             raise Stopped
         judged = judge(run, arm, cost.get(arm.sparsity, 0.0), distances)
-        known[arm.method, arm.sparsity] = judged
-        found = results.append(run.workdir, found, with_gaps(judged, known))
+        so_far[key] = judged
+        found = results.append(run.workdir, found, with_gaps(judged, so_far))
     return found.rows

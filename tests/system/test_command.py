@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sparse_mu import results
+
 # the first test waits for four whole runs: on a machine busy with other work longer than the limit
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ci]
 
@@ -281,6 +283,28 @@ def test_a_lost_end_of_the_results_is_judged_again(command, runs):
     assert without_seconds(again.rows) == without_seconds(run.rows)
     assert again.manifest["digests"] == run.manifest["digests"]
     assert again.manifest["arms"] == run.manifest["arms"]
+
+
+def test_a_damaged_row_of_a_target_is_judged_again_as_it_was(command, runs):
+    """Other targets' rows are on disk by then, which were not when it was judged first."""
+    run = runs["random"]
+    at, row = next(
+        (at, row)
+        for at, row in enumerate(run.rows)
+        if row["method"] == "retrain" and row["sparsity"]
+    )
+    assert "gap_retrain_repruned_ua" not in row
+    lines = run.text.splitlines(keepends=True)
+    lines[at] = lines[at].replace('"trial"', '"trail"')
+    file = run.folder / "results.jsonl"
+    file.write_text("".join(lines))
+    process = command.start("random", "random")
+    assert process.communicate(timeout=800)[1] and process.returncode == 0
+    again = results.read(file, 1 + max(row["trial"] for row in run.rows)).rows
+    assert without_seconds(again) == without_seconds(results.in_order(run.rows))
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["digests"] == run.manifest["digests"]
+    file.write_text(run.text)
 
 
 def lose(stage):
