@@ -248,7 +248,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.count is not None and chosen.what == "all":
         parser.error("--count is for one experiment")
-    failed = 0
+    failed, measured = 0, commit()  # before the results are written
     with tempfile.TemporaryDirectory() as scratch:
         benches = Benches(Path(scratch), chosen.cache or Path(scratch) / "cache")
         for name in WHATS if chosen.what == "all" else (chosen.what,):
@@ -259,7 +259,7 @@ def main() -> int:
             given = "" if chosen.count is None else f" --count={count}"
             lines = [
                 f"`python -m experiments.faults {name}{given} --seed={chosen.seed}`, commit "
-                f"{commit()}, {machine()}; {seconds:.0f} s (pace {before:.2f}, {pace():.2f}).",
+                f"{measured}, {machine()}; {seconds:.0f} s (pace {before:.2f}, {pace():.2f}).",
                 "",
                 *section.lines,
                 "",

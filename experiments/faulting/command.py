@@ -32,7 +32,7 @@ WHOLE: Overrides = _SHRUNKEN | {
     "unlearn.methods": ",".join(METHODS),
     **{f"unlearn.{m}.epochs": 1 for m in METHODS if m not in ("fisher", "influence")},
     "unlearn.scrub.max_epochs": 1,
-    "checkpoint.every_epochs": 2,  # of a group of two trials: twice in each group
+    "checkpoint.every_epochs": 4,  # of a training: once in each group of two trials
 }
 # every act, two methods
 FEW: Overrides = _SHRUNKEN | {

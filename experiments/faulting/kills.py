@@ -175,16 +175,23 @@ def compared(bench: Bench, workdir: Path, same: Reference) -> list[str]:
 
 
 def kills(bench: Bench, same: Reference, *, count: int, least: int, seed: int) -> Kills:
-    """Kills runs ``count`` times, each act at least ``least`` times, and compares every one."""
+    """Kills runs ``count`` times, each act at least ``least`` times, and compares every one.
+
+    A kill that was meant for an act may come after it: then there is one more.
+    """
     rng = np.random.default_rng(seed)
     by_act, problems = dict.fromkeys(ACTS, 0), []
     inside = workdirs = most = attempts = 0
-    while (done := sum(by_act.values())) < count and attempts < 4 * count:
+
+    def enough() -> bool:
+        return sum(by_act.values()) >= count and min(by_act.values()) >= least
+
+    while not enough() and attempts < 4 * count:
         workdir, hits = bench.folder / f"killed-{workdirs}", 0
         for _ in range(rng.integers(1, MOST_ON_ONE + 1)):
-            wanted = lacking(by_act, count - done - hits, least)
+            wanted = lacking(by_act, count - sum(by_act.values()), least)
             ahead = observing.acts_ahead(workdir, same.known)
-            if done + hits == count or (wanted is not None and wanted not in ahead):
+            if enough() or (wanted is not None and wanted not in ahead):
                 break
             attempts += 1
             killed = kill_once(bench, workdir, same.known, rng, wanted)
@@ -198,6 +205,6 @@ def kills(bench: Bench, same: Reference, *, count: int, least: int, seed: int) -
         problems += compared(bench, workdir, same)
         shutil.rmtree(workdir)
         workdirs, most = workdirs + 1, max(most, hits)
-    if min(by_act.values()) < least or sum(by_act.values()) < count:
+    if not enough():
         problems.append(f"too few kills: {by_act}")
     return Kills(by_act, inside, workdirs, most, problems)
