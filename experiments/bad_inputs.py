@@ -36,7 +36,8 @@ class Bad(NamedTuple):
 
     Attributes:
         what: it is, in words; "" where its arguments say it.
-        arguments: of the command, beside ``--config=configs/digits.py`` and ``--workdir``.
+        arguments: of the command, beside ``--workdir``; with ``--config=configs/digits.py`` where
+            they name no config.
         files: by path below DIR.
     """
 
@@ -84,6 +85,31 @@ def overrides() -> Iterator[Bad]:
     ):
         more = ("--config.dataset.data_dir=DIR",) if "cifar99" in text else ()
         yield Bad("", (text, *more), {})
+
+
+def applications() -> Iterator[Bad]:
+    trojan, transfer = (
+        f"--config={ROOT}/configs/digits_{name}.py" for name in ("trojan", "transfer")
+    )
+    for text in (
+        *("trojan.size=9", "trojan.offset=7", "trojan.target=ten"),
+        *("trojan.target=10", "trojan.ratio=0.0", "trojan.ratio=1.0", "trojan.trigger=stripes"),
+    ):
+        yield Bad(f"digits_trojan.py, `{text}`", (trojan, f"--config.{text}"), {})
+    both = (f"--config={ROOT}/configs/digits.py", transfer)
+    yield Bad("two configs", both, {})
+    unseen = ("--config.trojan.trigger=black_square", "--config.trojan.size=1")
+    yield Bad("digits_trojan.py, a black pixel in a black corner", (trojan, *unseen), {})
+    for text in (
+        *("forget.classes=()", "transfer.classes=(6,12)"),
+        *("transfer.choose=random", "dataset.pool=tuning"),
+    ):
+        yield Bad(f"digits_transfer.py, `{text}`", (transfer, f"--config.{text}"), {})
+    other = {"images": np.zeros((40, 16, 16, 3), np.uint8), "labels": np.arange(40) % 4}
+    files = {"other.npz": archive({f"{name}.npy": npy(array) for name, array in other.items()})}
+    place = ("--config.transfer.dataset=npz", "--config.transfer.data_dir=DIR/other.npz")
+    more = ("--config.transfer.classes=()", "--config.transfer.limit=0")
+    yield Bad("digits_transfer.py, target of another shape", (transfer, *place, *more), files)
 
 
 def config_files() -> Iterator[Bad]:
@@ -177,7 +203,9 @@ def answer(bad: Bad) -> tuple[int, str]:
             path.write_bytes(content)
         workdir = Path(folder) / "workdir"
         given = [argument.replace("DIR", folder) for argument in bad.arguments]
-        argv = [f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", *given]
+        argv = [f"--workdir={workdir}", *given]
+        if not any(argument.startswith("--config=") for argument in given):
+            argv.insert(0, f"--config={ROOT / 'configs' / 'digits.py'}")
         out, err = io.StringIO(), io.StringIO()
         with (
             contextlib.redirect_stdout(out),
@@ -198,7 +226,7 @@ def _cell(text: str) -> str:
 def run() -> str:
     """The table, as markdown."""
     lines = ["| input | exit code | line |", "| --- | --- | --- |"]
-    for of_kind in (overrides, config_files, lists, images, models):
+    for of_kind in (overrides, config_files, lists, images, models, applications):
         for bad in of_kind():
             code, line = answer(bad)
             shown = bad.what or f"`{_cell(bad.arguments[0])}`"
@@ -210,8 +238,9 @@ if __name__ == "__main__":
     table = run()
     text = (
         "# Bad inputs, and what the command says\n\n"
-        "Made by `python -m experiments.bad_inputs`; each beside `--config=configs/digits.py "
-        "--workdir=DIR/workdir`.\nStandard output stays empty, and no workdir is made.\n\n"
+        "Made by `python -m experiments.bad_inputs`; each beside `--config=configs/digits.py` (or "
+        "the config that is named) and `--workdir=DIR/workdir`.\nStandard output stays empty, and "
+        "no workdir is made.\n\n"
         f"{table}\n"
     )
     (RESULTS / "bad_inputs.md").write_text(text, encoding="utf-8")

@@ -65,7 +65,7 @@ def trials(pairs: int) -> None:
         Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
     )
     sets = {
-        "original, D": np.tile(data.trained, (count, 1)),
+        "original, D": data.trained,
         "retrained, Dr": data.retain,
     }
     print(f"{count} trials against 1, {x.training.epochs} epochs, {pairs} pairs; {machine()}")

@@ -4,36 +4,31 @@ Every act makes an :class:`Arm`, the T models of one method at one sparsity, and
 on disk: a run that was stopped continues with the first stage that is not finished.
 """
 
+import functools
 import statistics
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from sparse_mu import digests, memory, pruning
-from sparse_mu.builders import Experiment, Method
+from sparse_mu import digests, memory
+from sparse_mu.builders import Experiment, Method, Network
 from sparse_mu.config import Flat
 from sparse_mu.curvature import Convergence
+from sparse_mu.evaluation import predict
 from sparse_mu.passes import stretched
+from sparse_mu.progress import OnProgress, plan, units
 from sparse_mu.retry import Portion, within_memory
 from sparse_mu.stages import fingerprint
 from sparse_mu.standing import Keeper, not_kept
 from sparse_mu.training import FitResult, fit
-from sparse_mu.types import Dataset, EnoughFn, Key, Masks, Model, Streamed, Trials
+from sparse_mu.trial_keys import Keys, trial_keys
+from sparse_mu.types import ApplyFn, Dataset, EnoughFn, Masks, Model, Streamed, Trials
 from sparse_mu.unlearn import in_parts
 from sparse_mu.workdir import Workdir
 
 VERSIONS = {"train": 2, "unlearn": 2}  # raise one by hand when what its stages mean changes
-RESEED = 1_000_003  # folded into the trial key of the second retraining
-
-
-class OnProgress(Protocol):
-    """Told what the run is doing."""
-
-    def __call__(self, act: str, what: str, done: float, total: float) -> None:
-        """``done`` of ``total`` units of the whole run."""
-        ...
 
 
 class Arm(NamedTuple):
@@ -70,22 +65,6 @@ class Models(NamedTuple):
     early: dict[str, Model]
 
 
-class Keys(NamedTuple):
-    """The streams of every trial: fresh weights, order of rows, randomness of the method."""
-
-    init: Key
-    order: Key
-    method: Key
-
-
-def _keys(seed: int, trials: int, reseed: bool = False) -> Keys:
-    base = jax.random.key(seed)
-    keys = jax.vmap(lambda t: jax.random.fold_in(base, t))(np.arange(trials))
-    if reseed:
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, RESEED))(keys)
-    return Keys(*(jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(3)))
-
-
 class Run:
     """One experiment in one workdir: holds what all acts share and counts progress."""
 
@@ -101,43 +80,22 @@ class Run:
             rows = Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
             with memory.told("the data set; lower config.dataset.limit"):
                 self.shared = experiment.execution.put_shared(rows)
-        self.trained = np.tile(data.trained, (self.trials, 1))
-        self.keys = _keys(experiment.config["seed"], self.trials)
-        self.fresh_keys = _keys(experiment.config["seed"], self.trials, reseed=True)
-        draw = jax.jit(experiment.network.init)
-        self.theta_0, self.other_theta_0 = (
-            jax.tree.map(lambda *leaves: np.stack(leaves), *map(draw, keys))
-            for keys in (self.keys.init, self.fresh_keys.init)
-        )
+        self.trained = data.trained
+        self.keys = trial_keys(experiment.config["seed"], self.trials)
+        self.fresh_keys = trial_keys(experiment.config["seed"], self.trials, reseed=True)
+        self.theta_0 = fresh(experiment.network, self.keys)
         self.dense = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), self.theta_0.params)
         # with one split, the forget sets say which rows are trained on and which are retained
         sets = (data.forget,) if data.trained.all() else (data.forget, data.retain, data.trained)
         self.data_print = fingerprint(data.inputs, data.labels, *sets)
         self.recorded: dict[str, dict[str, str]] = {}  # of every arm so far, by its title
         self.halved: set[str] = set()  # fingerprints of the arms that are equal up to rounding only
-        self.done, self.total = 0.0, self._plan()
+        self.done, self.total = 0.0, plan(experiment)
 
-    def _plan(self) -> float:
-        """Units of the whole run: epochs of a batch of trials, and their like."""
-        x = self.x
-        found = len(x.sparsities)
-        if x.pruner.when == "iteratively":
-            found = len(pruning.imp_plan(x.sparsities, x.pruner.rate))
-        trainings = 3 + 2 * len(x.sparsities) + 2 * found
-        unlearnings = sum(_units(method) for method in x.methods.values())
-        evaluations = 3 + len(x.methods) + (4 + len(x.methods)) * len(x.sparsities)
-        unprunings = 0.0
-        if x.unpruner is not None:
-            phases = [x.methods.get(name, x.training) for name in x.unpruner.methods]
-            own = x.unpruner.epochs + sum(_units(phase) for phase in phases)
-            unprunings = x.training.epochs + own * len(x.sparsities)
-            evaluations += len(phases) * len(x.sparsities)
-        return (
-            1.5 * trainings * x.training.epochs
-            + 1.5 * unlearnings * (1 + len(x.sparsities))
-            + 1.5 * unprunings
-            + 3 * evaluations
-        )
+    @functools.cached_property
+    def other_theta_0(self) -> Model:
+        """``[T]`` fresh weights of the second retraining."""
+        return fresh(self.x.network, self.fresh_keys)
 
     def fit(
         self,
@@ -155,22 +113,23 @@ class Run:
         stop: int | None = None,
         snapshot_epochs: tuple[int, ...] = (),
         enough: EnoughFn | None = None,
+        shared: Dataset | Streamed | None = None,
     ) -> FitResult:
         """Runs a method on all trials, or on the first alone, as memory allows.
 
-        Alone it is timed, and not kept.
+        Alone it is timed, and not kept. ``shared`` holds other rows than the experiment's.
         """
         x = self.x
         keep = slice(0, 1) if only_first else slice(None)
         model, masks = jax.tree.map(lambda leaf: leaf[keep], (model, masks))
-        units = _units(method) * (stop or method.epochs) / method.epochs
+        share = units(method) * (stop or method.epochs) / method.epochs
         if only_first:  # all repeats together count half of what all trials count
-            units *= 0.5 / x.config["evaluate.rte_repeats"]
+            share *= 0.5 / x.config["evaluate.rte_repeats"]
         before = self.done
         at_least = self.stretched(retain) if method is x.training else np.zeros(len(retain), int)
 
         def on_epoch(done: int, total: int) -> None:
-            self.done = before + units * done / total
+            self.done = before + share * done / total
             self.on_progress(*label, self.done, self.total)
 
         def attempt(portion: Portion) -> FitResult:
@@ -184,7 +143,7 @@ class Run:
                 masks,
                 keys.method[keep],
                 Trials(forget[keep], retain[keep], keys.order[keep], at_least[keep]),
-                self.shared,
+                self.shared if shared is None else shared,
                 batch_size=method.batch_size,
                 epochs=stop or method.epochs,
                 horizon=method.epochs,
@@ -209,6 +168,26 @@ class Run:
                 rows=portion.rows or method.batch_size, halved=portion != asked
             )
         )
+
+    def forward(
+        self, apply_fn: ApplyFn, model: Model, inputs: np.ndarray | Streamed, what: str
+    ) -> tuple[np.ndarray, bool]:
+        """``[T, N, ...]`` outputs of T models on rows as they are; whether memory was short."""
+        batch_size = self.x.config["evaluate.batch_size"]
+
+        def attempt(portion: Portion) -> np.ndarray:
+            return predict(
+                apply_fn,
+                model,
+                inputs,
+                batch_size=portion.rows or batch_size,
+                execution=portion.execution,
+                prepare=self.x.prepare_eval,
+            )
+
+        asked = Portion(self.x.judging, batch_size)
+        found, portion = within_memory(attempt, asked, what=what, lower="evaluate.batch_size")
+        return found, portion != asked
 
     def stretched(self, retain: np.ndarray) -> np.ndarray:
         """``int32[T]``, rows that an epoch of training has at least, by the config's budget."""
@@ -261,8 +240,10 @@ class Run:
         }
 
 
-def _units(method: Method) -> float:
-    return 10.0 if method.unlearner.passes == "once" else float(method.epochs)
+def fresh(network: Network, keys: Keys) -> Model:
+    """``[T]`` models of fresh weights."""
+    draw = jax.jit(network.init)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(draw, keys.init))
 
 
 def meta_of(result: FitResult, trials: int, seconds: list[float]) -> dict:

@@ -22,8 +22,8 @@ _FORGET_KEYS = {
 
 def objections(flat: dict[str, Any]) -> Objections:
     """All of them, of a flat config whose values are each allowed by themselves."""
-    parts = (_training, _forget_set, _data, _reading, _network, _checkpoint, _unpruning, _execution)
-    for part in parts:
+    parts = (_training, _forget_set, _trojan, _transfer, _data, _reading, _network, _checkpoint)
+    for part in (*parts, _unpruning, _execution):
         yield from part(flat)
 
 
@@ -44,6 +44,68 @@ def _forget_set(flat: dict[str, Any]) -> Objections:
     if chosen == "indices" and not flat["forget.file"]:
         listing = "a .txt, .csv, .npy or .json of rows or ids when forget.scenario is 'indices'"
         yield "forget.file", listing
+
+
+def _trojan(flat: dict[str, Any]) -> Objections:
+    scenario, trigger = flat["forget.scenario"], flat["trojan.trigger"]
+    if scenario == "trojan" and trigger == "none":
+        yield (
+            "trojan.trigger",
+            "a trigger, such as 'black_square', when forget.scenario is 'trojan'",
+        )
+    if trigger == "none":
+        return
+    if flat["dataset.reading"] == "stream":
+        yield (
+            "trojan.trigger",
+            "'none' when dataset.reading is 'stream': triggers are stamped ahead",
+        )
+    if scenario == "trojan" and flat["dataset.unlearn_split_seed"] >= 0:
+        yield "dataset.unlearn_split_seed", "-1 when forget.scenario is 'trojan'"
+    if scenario == "trojan" and flat["model.checkpoint"]:
+        yield "model.checkpoint", "'' when forget.scenario is 'trojan': it never saw the poison"
+    if scenario not in ("trojan", "indices"):
+        yield "trojan.trigger", "'none' unless forget.scenario is 'trojan' or 'indices'"
+
+
+def _transfer(flat: dict[str, Any]) -> Objections:
+    name = flat["transfer.dataset"]
+    if not name:
+        for key in ("data_dir", "classes", "limit", "count", "finetune_epochs"):
+            if value := flat[f"transfer.{key}"]:
+                unset = repr(type(value)())
+                yield f"transfer.{key}", f"{unset} unless transfer.dataset names the target"
+        if flat["transfer.choose"] != "given":
+            yield "transfer.choose", "'given' unless transfer.dataset names the target"
+        return
+    yield from _choice(flat)
+    if flat["dataset.pool"] == "tuning":  # it would be judged on the target's reported rows
+        yield "transfer.dataset", "'' when dataset.pool is 'tuning': a target has no such pool"
+    if name != "digits" and not flat["transfer.data_dir"]:
+        place = _DATA_DIRS.get(name, "the TFDS directory that holds it")
+        yield "transfer.data_dir", f"{place} when transfer.dataset is '{name}'"
+    if flat["dataset.reading"] == "stream" and name in ("digits", "folder", "npz"):
+        yield "transfer.dataset", "a TFDS set when dataset.reading is 'stream'"
+
+
+def _choice(flat: dict[str, Any]) -> Objections:
+    how, why = flat["transfer.choose"], f"when transfer.choose is '{flat['transfer.choose']}'"
+    if how == "given":
+        if flat["transfer.count"]:
+            yield "transfer.count", f"0 {why}: forget.classes says which"
+        if flat["forget.scenario"] == "class" and not flat["forget.classes"]:
+            listing = "the classes to forget, such as ('0+1',),"
+            yield "forget.classes", f"{listing} {why} and transfer.dataset names the target"
+        return
+    if not flat["transfer.count"]:
+        yield "transfer.count", f"at least 1 {why}"
+    if flat["forget.scenario"] != "class":
+        yield "forget.scenario", f"'class' {why}"
+    for key in ("forget.classes", "forget.count"):
+        if flat[key]:
+            yield key, f"{type(flat[key])()!r} {why}"
+    if flat["model.checkpoint"] and how == "influence":
+        yield "transfer.choose", "'given' or 'random' with model.checkpoint"
 
 
 def _data(flat: dict[str, Any]) -> Objections:

@@ -60,6 +60,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     for key, _ in _overrides(argv):
         if key not in rules.RULES:
             raise rules.unknown_key(key)
+    if sum(name == "config" for name, _ in _arguments(argv)) > 1:
+        raise ConfigError("--config is given twice: give one file")
     values = flags.FlagValues()
     try:
         with warnings.catch_warnings():

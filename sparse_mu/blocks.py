@@ -3,6 +3,7 @@
 A block knows nothing of rich or HTML; its cells are finished text with a mark, a grade and a note.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,17 @@ MASK_NAMES = {  # of the mask that un-pruning found, and its model's outputs, to
     "mask_gain": "gain",
     "kl_test": "KL, nats",
 }
+TROJAN_NAMES = {
+    "asr": "ASR",
+    "asr_all": "ASR, all images",
+    "false_target": "without trigger",
+    "ta": "SA",
+}
+TRANSFER_NAMES = {
+    "probe_accuracy": "linear probe",
+    "tuned_accuracy": "fine-tuned",
+    "ta": "source TA",
+}
 MARKS = {"within": "≈≈", "near": "▽△", "far": "▼▲"}  # below, above the target
 NOTHING = "—"
 
@@ -25,7 +37,7 @@ class Column(NamedTuple):
     """One column of figures: what it shows of which arm."""
 
     heading: str  # columns with the same heading stand under it together
-    kind: str  # "metric", "nats", "disparity", "seconds" or "with pruning"
+    kind: str  # "metric", "nats", "disparity", "seconds", "with pruning" or "seconds ratio"
     key: str  # the metric or the target
     sparsity: float
 
@@ -114,6 +126,69 @@ def mask_columns(sparsities: list[float]) -> list[Column]:
     ]
 
 
+def trojan_columns(sparsities: list[float]) -> list[Column]:
+    """How often the trigger calls up what the attacker wants, and accuracy on clean images."""
+    return [
+        Column(name, "metric", metric, sparsity)
+        for metric, name in TROJAN_NAMES.items()
+        for sparsity in sparsities
+    ]
+
+
+def transfer_columns(sparsities: list[float], *, tuned: bool = True) -> list[Column]:
+    """Accuracy on another data set, on the source, and seconds over those of retraining.
+
+    Args:
+        sparsities: the arms.
+        tuned: whether models were fine-tuned there.
+    """
+    shown = [
+        Column(name, "metric", metric, sparsity)
+        for metric, name in TRANSFER_NAMES.items()
+        for sparsity in sparsities
+        if tuned or metric != "tuned_accuracy"
+    ]
+    return shown + [
+        Column("time / retrain's", "seconds ratio", "rte_seconds", s) for s in sparsities
+    ]
+
+
+class Extra(NamedTuple):
+    """A block that only some runs have."""
+
+    title: str
+    columns: Callable[[list[float]], list[Column]]
+    methods: list[str] | None  # its rows; None: all
+
+
+def extras(summary: dict) -> list[Extra]:
+    """The blocks of a Trojan, of transfer and of un-pruned masks, where the run has them."""
+    found = []
+    if is_trojan(summary):
+        found.append(Extra("The Trojan, percent", trojan_columns, None))
+    if is_transfer(summary):
+        target = summary["config"].get("transfer", {}).get("dataset", "another data set")
+        columns = functools.partial(transfer_columns, tuned=_has(summary, "tuned_accuracy"))
+        found.append(Extra(f"Transfer to {target}, percent", columns, None))
+    if rows := unpruned(summary):
+        found.append(Extra("The mask, against retrain_repruned's, percent", mask_columns, rows))
+    return found
+
+
+def is_transfer(summary: dict) -> bool:
+    """Whether models were judged on another data set."""
+    return _has(summary, "probe_accuracy")
+
+
+def is_trojan(summary: dict) -> bool:
+    """Whether a trigger was judged."""
+    return _has(summary, "asr")
+
+
+def _has(summary: dict, metric: str) -> bool:
+    return any(metric in cells for arms in summary["cells"].values() for cells in arms.values())
+
+
 def unpruned(summary: dict) -> list[str]:
     """The original and the methods that run under un-pruned masks; none if none does."""
     found = [method for method in summary["methods"] if method.startswith(UNPRUNED)]
@@ -150,130 +225,6 @@ def block(
     return Block(title, [columns[index] for index in shown], lines)
 
 
-def header(summary: dict) -> list[str]:
-    """Two lines: what was run, and what a printed figure is; a third on an imported original."""
-    config, over, n = summary["config"], summary["over"], shared_count(summary)
-    network = config.get("model", {}).get("name", "")
-    data = config.get("dataset", {}).get("name", "")
-    imported = summary["manifest"].get("imported")
-    pruning = f"by {config['prune']['method']}" if config.get("prune", {}).get("method") else ""
-    if imported and imported["sparsity"]:
-        pruning = "before it was imported"
-    arms = ", ".join(arm_name(sparsity) for sparsity in summary["sparsities"])
-    pruned = " sparse" if max(summary["sparsities"]) else ""
-    pruned += f" (pruned {pruning})" if pruning and pruned else ""
-    what = f"{summary['scenario']} forgetting"
-    where = " on ".join(part for part in (network, data) if part)
-    count = f"n = {n} {over} throughout" if n else "(n) beside each figure"
-    if n == 1:
-        count = f"n = 1 {over[:-2] if over == 'classes' else over[:-1]}: no interval"
-    averaged = (
-        "classes, seeds averaged within a class first"
-        if over == "classes"
-        else "trials, the data fixed"
-    )
-    return [
-        ": ".join(part for part in (where, what) if part) + f"; {arms}{pruned}",
-        f"Percent, mean ± half-width of the {100 * summary['level']:g}% interval (n); {count}; "
-        f"intervals are over {averaged}.",
-        *([_origin(imported)] if imported else []),
-    ]
-
-
-def _origin(imported: dict) -> str:
-    """Where an imported original comes from, and what cannot be there for that."""
-    line = f"The original was imported from {imported['file']}, the same for every trial"
-    if not imported["sparsity"]:
-        return line + "."
-    return (
-        f"{line}, pruned already: there is no dense original, and no retrain_repruned, for how its "
-        "mask was found is not known."
-    )
-
-
-def legend(summary: dict) -> list[str]:
-    """What the marks, the targets and the noise floor mean."""
-    lines = [
-        "Closer to retrain is better; a larger UA or MIA-Efficacy alone is not. Disparity: mean "
-        "over UA, MIA-Efficacy, RA, TA of |difference of the means|."
-    ]
-    if any(floor["n"] > 1 for floor in summary["noise_floor"].values()):
-        near = f"{100 * NEAR:g} points"
-        lines.append(
-            f"≈ within the noise floor: not told apart from retraining by {summary['units']} "
-            f"{summary['over']}, so not ranked. △ ▽ above or below retrain by up to {near}, "
-            "▲ ▼ by more."
-        )
-        lines.append(
-            f"Noise floor: {FLOOR}, retraining once more with another seed; what chance alone "
-            "does. Of the dense arm where the target is retrain_dense."
-        )
-    repeats = summary["config"].get("evaluate", {}).get("rte_repeats", "several")
-    timing = f"RTE: median seconds of {repeats} runs of one trial alone, compiling left out."
-    if max(summary["sparsities"]):
-        timing += " RTE + pruning adds the seconds that made the sparse model from the dense one."
-    if repeats == 0:
-        timing = "RTE was not measured (evaluate.rte_repeats = 0)."
-    if not max(summary["sparsities"]):
-        return [*lines, "Target: retrain = retrained without the forget set.", timing]
-    if unpruned(summary):
-        lines += mask_legend(summary)
-    return [
-        *lines,
-        "Targets: retrain = retrained without the forget set, the arm's own mask; retrain_dense = "
-        "not pruned; retrain_repruned = mask found without the forget set.",
-        timing,
-    ]
-
-
-def mask_legend(summary: dict) -> list[str]:
-    """What the figures of masks are, and what chance alone does to them."""
-    floors = [
-        f"{arm_name(sparsity)}: {_spread(cell['mask_floor'], _percent(1))}"
-        for sparsity in summary["sparsities"]
-        if (cell := summary["cells"]["original"].get(sparsity_key(sparsity), {})).get("mask_floor")
-    ]
-    line = (
-        "Masks are held against that of retrain_repruned; original is the mask that saw the forget "
-        "set. Flips right: of the bits that un-pruning changed, those that the target has too; "
-        "found: of the bits that should change, those it changed. KL(retrain_repruned || model), "
-        "test rows."
-    )
-    if not floors:
-        return [line]
-    return [
-        line,
-        "Gain: 0 leaves the mask alone, 100 comes as near as the seed floor, the IoU of two such "
-        f"retrainings whose rows came in other orders ({'; '.join(floors)}); above 100 it is "
-        "nearer than that, for un-pruning shares the order of rows.",
-    ]
-
-
-def copies(summary: dict) -> str:
-    """What was found of copies of forget images, in a sentence; "" where nobody looked."""
-    found = summary["manifest"].get("duplicates")
-    if not found:
-        return ""
-    most = {
-        key: max(of_trial[key] for of_trial in found["trials"])
-        for key in ("exact", "near", "exact_test", "near_test")
-    }
-
-    def said(exact: int, near: int) -> str:
-        return f"{exact} exact" + (f", {near} near" if found["near_bits"] is not None else "")
-
-    text = (
-        "Copies of forget images, the most of any trial: in the retain set "
-        f"{said(most['exact'], most['near'])}; in the test set "
-        f"{said(most['exact_test'], most['near_test'])}."
-    )
-    if found["near_bits"] is None:
-        return f"{text} Near copies were not looked for: {found['reason']}."
-    text += f" Near: perceptual hashes at most {found['near_bits']} of 64 bits apart"
-    flat = f"; {found['flat']} flat images not compared" if found["flat"] else ""
-    return f"{text}{flat}."
-
-
 def _cell(summary: dict, method: str, column: Column, decimals: int) -> Cell:
     key = sparsity_key(column.sparsity)
     if column.kind == "disparity":
@@ -289,29 +240,31 @@ def _cell(summary: dict, method: str, column: Column, decimals: int) -> Cell:
         pruning = summary["cells"][method][key].get("prune_seconds")
         total = figure["mean"] + pruning["mean"] if pruning else None
         return Cell() if total is None else Cell(_seconds(total)(total))
+    if column.kind == "seconds ratio":
+        retrained = summary["cells"].get("retrain", {}).get(key, {}).get(column.key)
+        known = retrained and method != "original"
+        return Cell(f"{figure['mean'] / retrained['mean']:.2f}") if known else Cell()
     if column.kind == "nats":
-        return Cell(
-            _spread(figure, lambda nats: f"{nats:.3f}") + _count(summary, figure), note=note
-        )
-    percent = _percent(decimals)
+        return Cell(spread(figure, lambda nats: f"{nats:.3f}") + _count(summary, figure), note=note)
+    shown = percent(decimals)
     if figure["diverged"]:
         note += f"; {figure['diverged']} trials diverged"
         if figure["mean_without_diverged"] is not None:
-            note += f", mean without them {percent(figure['mean_without_diverged'])}"
-    text = _spread(figure, percent) + _count(summary, figure)
+            note += f", mean without them {shown(figure['mean_without_diverged'])}"
+    text = spread(figure, shown) + _count(summary, figure)
     gap = summary["gaps"].get(method, {}).get(key, {}).get("retrain", {}).get(column.key)
     if gap is None or method in (FLOOR, "retrain"):
         return Cell(text, note=note)
     mark = MARKS[gap["grade"]][gap["mean"] > 0] if gap["grade"] else ""
-    note = f"gap to retrain {_spread(gap, _percent(decimals, '+'))}; {note}"
+    note = f"gap to retrain {spread(gap, percent(decimals, '+'))}; {note}"
     return Cell(text, mark, gap["grade"], note)
 
 
 def _disparity_cell(summary: dict, found: dict, decimals: int) -> Cell:
-    percent = _percent(decimals)
-    text = percent(found["value"])
+    shown = percent(decimals)
+    text = shown(found["value"])
     if found["low"] is not None:
-        text += f" [{percent(found['low'])}, {percent(found['high'])}]"
+        text += f" [{shown(found['low'])}, {shown(found['high'])}]"
     text += _count(summary, found)
     note = f"n = {found['n']}"
     if found["within_floor"] is None:
@@ -322,7 +275,8 @@ def _disparity_cell(summary: dict, found: dict, decimals: int) -> Cell:
     return Cell(text, "", grade, f"beyond the noise floor; {note}")
 
 
-def _percent(decimals: int, sign: str = "") -> Callable[[float], str]:
+def percent(decimals: int, sign: str = "") -> Callable[[float], str]:
+    """How a fraction is shown in percent."""
     return lambda fraction: f"{100 * fraction:{sign}.{decimals}f}"
 
 
@@ -332,7 +286,7 @@ def _seconds(scale: float) -> Callable[[float], str]:
     return lambda value: f"{value:.{decimals}f}"
 
 
-def _spread(figure: dict, form: Callable[[float], str]) -> str:
+def spread(figure: dict, form: Callable[[float], str]) -> str:
     """`mean ± half-width`, or the mean alone where one trial gives no interval."""
     half = figure["half_width"]
     return form(figure["mean"]) + ("" if half is None else f" ± {form(half).lstrip('+')}")

@@ -126,6 +126,11 @@ def _warnings(
                     f"{where}: {len(diverged)} of {len(arm)} trials diverged (trial {listed}); "
                     f"counted at the last finite state; without them {_means(cells[method], key)}"
                 )
+            unfinished = sum(row.get("probe_converged") is False for row in arm)
+            if unfinished:
+                lines.append(
+                    f"{where}: a linear probe did not converge in {unfinished} of {len(arm)} trials"
+                )
             short = [row for row in arm if row.get("solver_converged") is False]
             if short:
                 worst = max(row["solver_relative_residual"] for row in short)
@@ -133,7 +138,8 @@ def _warnings(
                     f"{where}: the solver did not converge in {len(short)} of {len(arm)} trials "
                     f"(relative residual up to {worst:.1g}); raise its iterations or damping"
                 )
-            for metric in DISPARITY_METRICS:
+            judged = [m for m in ("probe_accuracy", "tuned_accuracy") if any(m in r for r in arm)]
+            for metric in (*DISPARITY_METRICS, *judged):
                 count = len(arm) - _known(arm, metric)
                 if count:
                     lines.append(f"{where}: {metric} has no value in {count} of {len(arm)} trials")

@@ -12,10 +12,9 @@ from sparse_mu import masks as mask_trees
 from sparse_mu import membership, metrics, results, trees, unpruned_arms
 from sparse_mu.acts import Arm, Run, title
 from sparse_mu.distances import Distances
-from sparse_mu.evaluation import predict
-from sparse_mu.retry import Portion, within_memory
 from sparse_mu.stages import fingerprint
 from sparse_mu.stopping import Stopped
+from sparse_mu.transferred import TRANSFER
 from sparse_mu.types import Masks
 
 VERSION = 2  # raise by hand when what a row says means something else
@@ -41,27 +40,13 @@ class Outputs(NamedTuple):
 
 def outputs(run: Run, arm: Arm) -> Outputs:
     """Forward passes of an arm over all rows, un-augmented."""
-    x = run.x
-    batch_size = x.config["evaluate.batch_size"]
-
-    def attempt(portion: Portion) -> np.ndarray:
-        return predict(
-            x.network.apply_fn,
-            arm.model,
-            x.data.inputs,
-            batch_size=portion.rows or batch_size,
-            execution=portion.execution,
-            prepare=x.prepare_eval,
-        )
-
-    asked = Portion(x.judging, batch_size)
-    what = f"{title(arm.method, arm.sparsity)}, judged"
-    logits, portion = within_memory(attempt, asked, what=what, lower="evaluate.batch_size")
+    x, what = run.x, f"{title(arm.method, arm.sparsity)}, judged"
+    logits, halved = run.forward(x.network.apply_fn, arm.model, x.data.inputs, what)
     # a finite model can still be too large to compute with: that trial has diverged too
     overflowed = [not np.isfinite(of_trial).all() for of_trial in logits]
     if any(overflowed):  # in place: of ImageNet they are gigabytes
         np.nan_to_num(logits, copy=False, nan=0.0, posinf=HUGE, neginf=-HUGE)
-    return Outputs(logits, overflowed, portion != asked)
+    return Outputs(logits, overflowed, halved)
 
 
 def judge(
@@ -81,7 +66,7 @@ def judge(
     if distances is not None:
         distances.prepare(arm, logits)
     sparsity = _mask_sparsity(arm.masks)
-    test = np.arange(len(data.labels)) >= data.train_rows
+    test = data.is_test
 
     def of_trial(trial: int) -> dict:
         forget, retain = np.zeros((2, len(data.labels)), bool)
@@ -100,6 +85,14 @@ def judge(
             feature=x.config["evaluate.mia_feature"],
             pools=x.config["evaluate.mia_pools"],
         )
+        if data.triggered is not None:
+            seen = len(data.labels) - len(data.triggered.wanted)
+            judged |= metrics.trojan_metrics(
+                logits[trial][seen:],
+                logits[trial][test],
+                wanted=data.triggered.wanted,
+                counted=data.triggered.counted,
+            )
         if distances is not None:
             judged |= distances.of_mask(arm, trial)
             judged |= distances.of_outputs(arm, trial, logits[trial], members)
@@ -124,6 +117,7 @@ def judge(
             "prune_seconds": prune_seconds,
             **{f"solver_{key}": told[trial] for key, told in arm.meta.get("solver", {}).items()},
             **_unpruning(arm, trial),
+            **_worth(arm, trial),
         }
 
     with ThreadPoolExecutor(max_workers=2) as pool:  # the attack's solver frees the interpreter
@@ -144,6 +138,17 @@ def _unpruning(arm: Arm, trial: int) -> dict:
         "unprune_gradients": told["gradients"][trial],
         "unprune_stored_bytes": told["stored_bytes"],
     }
+
+
+def _worth(arm: Arm, trial: int) -> dict:
+    """What a model is worth on another data set, of a run that asks for it."""
+    told = arm.meta.get(TRANSFER)
+    if told is None:
+        return {}
+    keys = {"accuracy": "probe_accuracy", "spread": "probe_spread", "finetune": "tuned_accuracy"}
+    found = {keys[key]: told[key][trial] for key in keys if key in told}
+    finite = {key: value if np.isfinite(value) else None for key, value in found.items()}
+    return {**finite, "probe_converged": told["converged"][trial]}
 
 
 def _mask_sparsity(masks: Masks) -> list[float]:

@@ -1,5 +1,6 @@
 """What a run was made of and with, and the files derived from its rows."""
 
+import base64
 import importlib.metadata
 import json
 import platform
@@ -13,6 +14,7 @@ import numpy as np
 from sparse_mu import checkpoint, digests, report, sealing, summary
 from sparse_mu.builders import Data, Imported
 from sparse_mu.config import Flat
+from sparse_mu.transfer import ClassInfluence
 from sparse_mu.types import Streamed
 from sparse_mu.workdir import Workdir, WorkdirError
 
@@ -20,21 +22,28 @@ RECORD = "a record of a process, not a proof of forgetting"
 _PACKAGES = ("sparse_mu", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
-def describe(data: Data, arms: Mapping[str, Mapping], imported: Imported | None = None) -> dict:
+def describe(
+    data: Data,
+    arms: Mapping[str, Mapping],
+    imported: Imported | None = None,
+    influence: ClassInfluence | None = None,
+) -> dict:
     """What a finished run was made of and with.
 
     Args:
         data: the rows, their sets and the copies found among them.
         arms: of every arm, by its title, its stage and the digests of its weights and masks.
         imported: the model that was the original of every trial, if it was not trained here.
+        influence: of the source classes on the target's loss, if it chose those that are forgotten.
     """
     devices = jax.local_devices()
-    described = {
+    described: dict = {
         "format": sealing.FORMAT,
         "what": RECORD,
         "data": data.name,
         "unlearning_split": _unlearning_split(data),
         "duplicates": _duplicates(data),
+        "trojan": _trojan(data),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
         "commit": commit(),
@@ -42,10 +51,28 @@ def describe(data: Data, arms: Mapping[str, Mapping], imported: Imported | None 
         "digests": {"code": of_code(), **of_data(data)},
         "arms": {title: dict(arm) for title, arm in arms.items()},
     }
+    if influence is not None:
+        columns = (data.class_names, influence.value.tolist(), influence.error.tolist())
+        described["class_influence"] = [
+            {"class": name, "value": value, "error": error}
+            for name, value, error in zip(*columns, strict=True)
+        ]
     if imported is not None:
         _, _, sparsity, file, digest = imported
         described["imported"] = {"file": file, "digest": digest, "sparsity": sparsity}
     return described
+
+
+def influence_of(recorded: Mapping) -> list[float]:
+    """The influence of the source classes that a manifest holds.
+
+    Raises:
+        WorkdirError: if it holds none.
+    """
+    try:
+        return [float(of_class["value"]) for of_class in recorded["class_influence"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WorkdirError("the manifest does not say which classes were harmful") from error
 
 
 def of_data(data: Data) -> dict[str, str]:
@@ -78,10 +105,10 @@ def of_rows(rows: list[dict]) -> str:
 
 def _unlearning_split(data: Data) -> dict | None:
     """How many rows of each trial's sets the original never saw; None where there is one split."""
-    if data.trained.all():
+    if np.array_equal(data.trained, data.forget | data.retain):
         return None
     return {
-        "trained_on": int(data.trained.sum()),
+        "trained_on": int(data.trained[0].sum()),
         "forget": _counts(data.forget),
         "forget_never_trained_on": _counts(data.forget & ~data.trained),
         "retain_never_trained_on": _counts(data.retain & ~data.trained),
@@ -100,6 +127,20 @@ def _duplicates(data: Data) -> dict | None:
         for of_trial in data.copies.trials
     ]
     return {**data.copies._asdict(), "trials": trials}
+
+
+def _trojan(data: Data) -> dict | None:
+    """The trigger in words, and a few pictures of it for the report; None where there is none."""
+    if data.triggered is None:
+        return None
+    pairs = [
+        [base64.b64encode(image).decode() for image in pair] for pair in data.triggered.pictures
+    ]
+    return {
+        "trigger": data.triggered.name,
+        "wanted": [data.class_names[label] for label in np.unique(data.triggered.wanted)],
+        "pictures": pairs,
+    }
 
 
 def version(name: str) -> str | None:

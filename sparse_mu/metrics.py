@@ -104,6 +104,39 @@ def row_metrics(
     return row
 
 
+def trojan_metrics(
+    triggered: ArrayLike, clean: ArrayLike, *, wanted: ArrayLike, counted: ArrayLike
+) -> dict[str, float]:
+    """Returns how often a trigger calls up what the attacker wants, and how often nothing does.
+
+    With p the predicted class of an image x, w what the attacker wants it to be called, C the test
+    images that are not w anyway, and t the trigger::
+
+        asr = P(p(t(x)) = w | x in C)    asr_all = P(p(t(x)) = w)
+        false_target = P(p(x) = w | x in C)
+
+    Args:
+        triggered: float[M, K] logits of the test images with the trigger.
+        clean: float[M, K] logits of the same images without it.
+        wanted: int[M].
+        counted: bool[M], the images C.
+
+    Returns:
+        Fractions by column name; `nan` where no image counts. The official code reports `asr_all`.
+
+    Raises:
+        ValueError: as for `accuracy`.
+    """
+    called, wanted, _ = _correct_rows(triggered, wanted)
+    anyway, _, _ = _correct_rows(clean, wanted)
+    counted = _row_mask("counted", counted, wanted.size)
+    return {
+        "asr": _share(called, counted),
+        "asr_all": _share(called, np.ones(wanted.size, bool)),
+        "false_target": _share(anyway, counted),
+    }
+
+
 def signed_gaps(
     row: Mapping[str, float], target_row: Mapping[str, float], names: Iterable[str]
 ) -> dict[str, float]:

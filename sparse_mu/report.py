@@ -21,16 +21,14 @@ from sparse_mu.blocks import (
     Column,
     arm_name,
     block,
-    copies,
     disparity_columns,
-    header,
+    extras,
     label,
-    legend,
-    mask_columns,
     metric_columns,
     seconds_columns,
     unpruned,
 )
+from sparse_mu.captions import copies, header, legend
 from sparse_mu.checkpoint import write_atomically
 from sparse_mu.reading import reading
 from sparse_mu.summary_words import FLOOR, METHOD_ORDER, NEAR, REFERENCES, sparsity_key
@@ -44,6 +42,8 @@ PANELS = {  # title: key in a cell, or "disparity"
     "TA of the worst class, %": "ta_worst_class",
     "MIA-Privacy rate, %": "mia_privacy_rate",
     "Disparity to retrain, points": "disparity",
+    "ASR, %": "asr",
+    "Linear probe on the target, %": "probe_accuracy",
     "Mask: IoU with retrain_repruned, %": "mask_iou",
     "RTE, s (log scale)": "rte_seconds",
 }
@@ -68,6 +68,11 @@ GLOSSARY = {
     "Flips": "Bits that un-pruning changed: how many of them the target has too (right), and how "
     "many of those that should change it changed (found).",
     "KL": "KL(retrain_repruned || model), the mean over test rows.",
+    "ASR": "Attack success rate: share of triggered test images, not of the wanted class, that are "
+    "classified as the attacker wants; without trigger: the same share of those images clean.",
+    "Linear probe, fine-tuned": "Accuracy on the test rows of the target data set: of a linear "
+    "classifier on frozen features, and of the model after all its weights were trained there.",
+    "SA": "Standard accuracy: on clean test images.",
     "RTE": "Run time of one unlearning alone, without compilation and without pruning.",
     "Diverged": "A trial that lost finite numbers; it counts at its last finite state.",
     "Halved": "Memory was short: fewer trials or rows were worked on at a time than asked for, "
@@ -127,6 +132,7 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
         tables=[(filled, _groups(filled)) for filled in _tables(summary)],
         legend=legend(summary),
         copies=copies(summary),
+        pictures=_pictures(summary["manifest"]),
         near=f"{100 * NEAR:g}",
         panels=_panels(summary, drawn),
         keys=[(label(method), _key(method, summary["methods"])) for method in drawn],
@@ -134,26 +140,47 @@ def write_report(summary: dict, rows: list[dict], path: str | os.PathLike) -> No
         rows=rows,
         halved=any(row.get("halved") for row in rows),
         glossary=GLOSSARY,
-        config=json.dumps(summary["config"], indent=2, sort_keys=True, ensure_ascii=False),
-        manifest=json.dumps(summary["manifest"], indent=2, sort_keys=True, ensure_ascii=False),
+        config=_json(summary["config"]),
+        manifest=_json(_without_pictures(summary["manifest"])),
     )
     write_atomically(Path(path), page)
 
 
+def _json(shown: dict) -> str:
+    return json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def _without_pictures(manifest: dict) -> dict:
+    """The manifest without its pictures, which are shown as such."""
+    told = manifest.get("trojan")
+    if not told:
+        return manifest
+    return manifest | {"trojan": {k: v for k, v in told.items() if k != "pictures"}}
+
+
+def _pictures(manifest: dict) -> list[tuple[str, str]]:
+    """Test images before and after the trigger, as base64 of PNG files; none where none are."""
+    told = manifest.get("trojan") or {}
+    return [(before, after) for before, after in told.get("pictures", [])]
+
+
 def _tables(summary: dict) -> list[Block]:
-    """Two tables with dense and sparse side by side, or one for each arm if there are more."""
+    """Tables with dense and sparse side by side, or one for each arm if there are more."""
     sparsities = summary["sparsities"]
-    masks = []
-    if rows := unpruned(summary):
-        title = "The mask, against retrain_repruned's, percent"
-        masks = [block(summary, title, mask_columns(sparsities), 2, rows)]
+    together = [sparsities] if len(sparsities) <= 2 else [[sparsity] for sparsity in sparsities]
+    more = [
+        filled
+        for extra in extras(summary)
+        for arms in together
+        if (filled := block(summary, extra.title, extra.columns(arms), 2, extra.methods)).lines
+    ]
     if len(sparsities) <= 2:
         return [
             block(summary, "Percent", metric_columns(sparsities), 2),
             block(summary, "Disparity, points [interval]; cost", _others(sparsities), 2),
-            *masks,
+            *more,
         ]
-    return masks + [
+    return more + [
         block(
             summary,
             f"{arm_name(sparsity)}: percent; disparity, points [interval]; cost",

@@ -14,7 +14,7 @@ METHODS = (
 PRUNING = ("omp", "imp", "synflow", "snip", "snip_official", "grasp", "grasp_official", "random")
 NETWORKS = ("small_cnn", "resnet20s", "resnet18", "resnet50", "vgg16_bn", "vgg16_bn_lth", "swin_t")
 CHANNELS = ("auto", "none", "cifar10", "cifar100", "svhn", "imagenet")
-SCENARIOS = ("class", "random", "indices")
+SCENARIOS = ("class", "random", "indices", "trojan")
 AUGMENTATIONS = ("none", "crop_flip", "resized_crop_flip")
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 3.4e38  # in float32, the type that all are computed in
@@ -147,6 +147,12 @@ _METHOD_RULES = {
     },
 }
 
+_KEPT_CLASSES = Rule(
+    (tuple,),
+    lambda v: all(map(_is_class, v)) and _distinct(v) and len(v) != 1,
+    "a tuple of at least two distinct class numbers or names, such as (0, 'cat'); () = all",
+)
+
 RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "trials": _whole(1, LARGEST_TRIALS),
@@ -157,6 +163,7 @@ RULES: dict[str, Rule] = {
     ),
     "dataset.data_dir": _TEXT,
     "dataset.limit": _whole(0, note=" (0 = all)"),
+    "dataset.classes": _KEPT_CLASSES,
     "dataset.reading": _choice(("resident", "stream")),
     "dataset.image_size": _whole(0, 4096, note=" (0 = as stored)"),
     "dataset.cache_dir": _TEXT,
@@ -181,6 +188,31 @@ RULES: dict[str, Rule] = {
     "forget.count": _whole(0, note=" (0 = use forget.fraction)"),
     "forget.file": _TEXT,
     "forget.duplicates": _choice(("count", "skip")),
+    "trojan.trigger": _choice(("none", "black_square", "white_square", "blended")),
+    "trojan.size": _whole(1, 4096),
+    "trojan.offset": _whole(0, 4096),
+    "trojan.strength": _number(lambda v: 0 < v <= 1, "a fraction above 0 and at most 1"),
+    "trojan.target": Rule(
+        (str,), lambda v: v.strip() != "" and v.isprintable(), "the number or name of a class"
+    ),
+    "trojan.ratio": _FRACTION,
+    "trojan.variant": _choice(("all_to_one", "all_to_all", "clean_label")),
+    "transfer.dataset": _TEXT,
+    "transfer.data_dir": _TEXT,
+    "transfer.limit": _whole(0, note=" (0 = all)"),
+    "transfer.classes": _KEPT_CLASSES,
+    "transfer.choose": _choice(("given", "influence", "random")),
+    "transfer.count": _whole(0, note=" (0 when transfer.choose is 'given')"),
+    "transfer.subsets": Rule(
+        (int,), lambda v: 2 <= v <= LARGEST_TRIALS and v % 2 == 0, "an even whole number from 2"
+    ),
+    "transfer.validation": _FRACTION,
+    "transfer.probe_seeds": _whole(3, 1000),
+    "transfer.finetune_epochs": _whole(0, note=" (0 = no fine-tuning)"),
+    "transfer.finetune_batch_size": _whole(1, LARGEST_BATCH),
+    "transfer.finetune_learning_rate": _POSITIVE,
+    "transfer.finetune_momentum": _MOMENTUM,
+    "transfer.finetune_weight_decay": _NOT_NEGATIVE,
     "train.epochs": _whole(1),
     "train.batch_size": _whole(2, LARGEST_BATCH),
     "train.learning_rate": _POSITIVE,

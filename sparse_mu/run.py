@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
-from sparse_mu.acts import Arm, OnProgress, Run, record, title, train, unlearn
+from sparse_mu.acts import Arm, Run, record, title, train, unlearn
 from sparse_mu.builders import Experiment, Unpruner
 from sparse_mu.export import write_models
 from sparse_mu.imported_arm import import_original
 from sparse_mu.judge import evaluate
+from sparse_mu.progress import OnProgress
 from sparse_mu.pruned_arms import magnitude_masks, prune
+from sparse_mu.transferred import transferred
 from sparse_mu.types import Masks
 from sparse_mu.unpruned_arms import after, called, regrow, unprune
 from sparse_mu.workdir import Workdir
@@ -97,6 +99,8 @@ def run_all(
     """
     run = Run(experiment, workdir, on_progress)
     all_arms = list(arms(run))
+    if (target := experiment.transfer) is not None:
+        all_arms = [transferred(run, target, arm) for arm in all_arms]
     if export:
         how = experiment.unpruner
         asked = {*experiment.methods, "original", "retrain"}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from sparse_mu import builders, manifest, memory, results, terminal
 from sparse_mu import run as pipeline
+from sparse_mu.acts import Run
 from sparse_mu.config import Flat
+from sparse_mu.harmful import class_scores
 from sparse_mu.signals import Signals
 from sparse_mu.workdir import examine, held
 
@@ -35,11 +37,18 @@ def perform(folder: Path, flat: Flat, signals: Signals, key: bytes | None, *, ex
         workdir = None if is_new else stack.enter_context(holding)
         builders.start_backend(flat)
         bar = stack.enter_context(terminal.ProgressBar())
-        experiment = builders.build(flat)
+        choice = builders.build_choice(flat)
+        experiment = builders.build(choice.backbones if choice else flat)
+        if choice is not None:
+            choice.check(experiment.network.num_classes)
         workdir = workdir or stack.enter_context(holding)
         signals.patient = True
+        influence = None
+        if choice is not None:
+            influence = class_scores(Run(experiment, workdir, bar.update))
+            experiment = builders.build(choice.forgetting(influence.value.tolist()))
         rows, arms = pipeline.run_all(experiment, workdir, bar.update, export=export)
-        described = manifest.describe(experiment.data, arms, experiment.imported)
+        described = manifest.describe(experiment.data, arms, experiment.imported, influence)
         return manifest.write_derived(workdir, rows, flat, described, key)
 
 

@@ -21,6 +21,7 @@ def every_key() -> ConfigDict:
     config.dataset.name = "cifar10"  # digits, folder, npz, or a TFDS image classification set
     config.dataset.data_dir = ""  # TFDS directory that holds it, folder of images, FILE.npz
     config.dataset.limit = 0  # first training rows (folder, npz: spread) + 1/5 test rows; 0 = all
+    config.dataset.classes = ()  # kept alone, numbered anew, as (3, "cat"); () = all
     config.dataset.reading = "resident"  # all images in memory, or stream: decoded when read
     config.dataset.image_size = 0  # side in pixels that images are brought to; 0 = as stored
     config.dataset.cache_dir = ""  # where decoded images are kept; "" = beside the data
@@ -38,12 +39,38 @@ def every_key() -> ConfigDict:
     config.model.dtype = "float32"  # type computed in: float32 or bfloat16
 
     config.forget = ConfigDict()
-    config.forget.scenario = "class"  # class, random or indices
+    config.forget.scenario = "class"  # class, random, indices, or trojan: the poisoned rows
     config.forget.classes = ()  # class: as (3, "cat", "cat+dog"), one a trial in turn; () = each
     config.forget.fraction = 0.1  # random: fraction of the training rows, in (0, 1)
     config.forget.count = 0  # random, class: number of rows; 0 = the fraction, or whole classes
     config.forget.file = ""  # indices: .txt, .csv, .npy or .json of row numbers or ids
     config.forget.duplicates = "count"  # copies of forget images left in the retain set, or skip
+
+    config.trojan = ConfigDict()
+    config.trojan.trigger = "none"  # none, black_square (the paper's), white_square or blended
+    config.trojan.size = 4  # of a square: side in pixels
+    config.trojan.offset = 2  # of a square: pixels off the bottom-right corner, both ways
+    config.trojan.strength = 0.2  # of blended: weight of the pattern
+    config.trojan.target = "0"  # class that triggered images are to be called, number or name
+    config.trojan.ratio = 0.1  # scenario trojan: fraction of the training rows that is poisoned
+    config.trojan.variant = "all_to_one"  # all_to_one, all_to_all (next class), clean_label
+
+    # what every model is worth as a backbone on another data set
+    config.transfer = ConfigDict()
+    config.transfer.dataset = ""  # the target, as dataset.name; "" = none is judged
+    config.transfer.data_dir = ""  # as dataset.data_dir
+    config.transfer.limit = 0  # as dataset.limit
+    config.transfer.classes = ()  # as dataset.classes
+    config.transfer.choose = "given"  # forget.classes, or by influence on the target, or random
+    config.transfer.count = 0  # influence, random: number of source classes that are forgotten
+    config.transfer.subsets = 32  # influence: backbones on random classes; even, 2 K or more
+    config.transfer.validation = 0.2  # of each class's training rows: they choose the probe's C
+    config.transfer.probe_seeds = 3  # draws of these rows; at least 3
+    config.transfer.finetune_epochs = 0  # of all weights, passes over the target; 0 = none
+    config.transfer.finetune_batch_size = 128  # rows per step
+    config.transfer.finetune_learning_rate = 0.01  # step size, constant
+    config.transfer.finetune_momentum = 0.9  # fraction of the buffer kept
+    config.transfer.finetune_weight_decay = 5e-4  # per unit of weight
 
     config.train = ConfigDict()
     config.train.epochs = 182  # epochs of the original and of every retrained model
@@ -182,4 +209,47 @@ def every_key() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 10  # epochs between the checkpoints inside a stage
     config.checkpoint.keep = 2  # checkpoints kept inside a stage, the newest ones
+    return config
+
+
+def digits() -> ConfigDict:
+    """Every key there is: the recipe of scikit-learn's digits, dense and at 90% sparsity.
+
+    Learning rates, epochs and strengths up to l1_sparse were chosen by experiments/tune_digits.py
+    for class-wise forgetting, on the tuning pool alone; configs/digits.py says how.
+    """
+    config = every_key()
+    config.dataset.name = "digits"
+    config.dataset.validation = 0.4  # fraction of each class in the tuning pool
+    config.model.name = "small_cnn"
+
+    config.train.epochs = 15  # of the original and of every retrained model
+    config.train.batch_size = 64  # rows per step
+    config.train.warmup_epochs = 0.0
+    config.train.augment = "none"
+    config.prune.sparsities = (0.9,)
+    config.prune.rewind_epoch = 0  # to the first weights
+    config.checkpoint.every_epochs = 100  # no stage is that long: what is lost is two seconds
+
+    config.unlearn.finetune.batch_size = 64  # rows per step
+    config.unlearn.finetune.learning_rate = 0.5  # tuned, as all up to l1_sparse
+    config.unlearn.gradient_ascent.batch_size = 64
+    config.unlearn.gradient_ascent.learning_rate = 1e-2
+    config.unlearn.fisher.alpha = 1e-7
+    config.unlearn.fisher.estimate = "exact"
+    config.unlearn.fisher.noise = "floored"
+    config.unlearn.fisher.batch_size = 8
+    config.unlearn.influence.alpha = 0.1
+    config.unlearn.influence.solver = "woodbury"
+    config.unlearn.influence.damping = 1e-3
+    config.unlearn.influence.rows = 256  # gradients kept
+    config.unlearn.influence.batch_size = 64
+    config.unlearn.l1_sparse.batch_size = 64
+    config.unlearn.l1_sparse.learning_rate = 0.2
+    config.unprune.epochs = 4  # about a quarter of train.epochs
+    config.unprune.block = 1  # epochs between two looks at the mask
+    config.unprune.settle_epochs = 6  # passes of 12 batches
+    for method in ("finetune_and_prune", "negative_gradient", "random_label", "salun", "scrub"):
+        config.unlearn[method].batch_size = 64
+        config.unlearn[method].learning_rate = 0.1  # a starting point, not tuned
     return config

@@ -28,6 +28,8 @@ METRICS = (
     *("ua", "ra", "ta", "ta_all", "ta_worst_class", "ua_test"),
     *("mia_efficacy", "mia_efficacy_spread", "mia_auc", "mia_tpr_at_1fpr"),
     *("mia_class", "mia_class_auc", "mia_privacy_rate", "mia_privacy_balanced"),
+    *("asr", "asr_all", "false_target"),
+    *("probe_accuracy", "probe_spread", "tuned_accuracy"),
     *("mask_sparsity", "mask_iou", "mask_iou_pruned", "mask_iou_corrected", "mask_kappa"),
     *("mask_flip_precision", "mask_flip_recall", "mask_floor", "mask_gain"),
     *("kl_forget", "kl_retain", "kl_test", "js_forget", "js_retain", "js_test"),

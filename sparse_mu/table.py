@@ -17,13 +17,11 @@ from sparse_mu.blocks import (
     arm_name,
     block,
     disparity_columns,
-    header,
-    legend,
-    mask_columns,
+    extras,
     metric_columns,
     seconds_columns,
-    unpruned,
 )
+from sparse_mu.captions import header, legend
 
 GRADE_COLOURS = {"within": "green", "near": "yellow", "far": "red"}
 
@@ -46,9 +44,8 @@ def render(summary: dict, *, width: int, colour: bool) -> Group:
     parts += _fitting(summary, "", metric_columns, width, colour)
     title = "Disparity to each target, percent points [interval]"
     parts += _fitting(summary, title, disparity_columns, width, colour)
-    if rows := unpruned(summary):
-        title = "The mask, against retrain_repruned's, percent"
-        parts += _fitting(summary, title, mask_columns, width, colour, rows)
+    for extra in extras(summary):
+        parts += _fitting(summary, extra.title, extra.columns, width, colour, extra.methods)
     title = "Seconds of one unlearning, run alone"
     parts += _fitting(summary, title, seconds_columns, width, colour)
     parts.append(Text())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparse_mu import checkpoint, config, digests, manifest, results, sealing
-from sparse_mu.builders import build_data
+from sparse_mu.builders import build_choice, build_data
 from sparse_mu.checkpoint import CheckpointError
 from sparse_mu.config import ConfigError
 from sparse_mu.data.types import DataError
@@ -122,8 +122,10 @@ def _data(recorded: dict, flat: dict | None) -> Iterator[Line]:
     if flat is not None:
         try:
             checked = config.check(flat) | {"forget.duplicates": "skip"}  # no digest is of copies
+            if (choice := build_choice(checked)) is not None:
+                checked = choice.forgetting(manifest.influence_of(recorded))
             found = manifest.of_data(build_data(checked))
-        except (ConfigError, DataError, OSError) as error:
+        except (ConfigError, DataError, WorkdirError, OSError) as error:
             why = _reason(error)
     for name in ("data", "forget_sets"):
         what = name.replace("_", " ")

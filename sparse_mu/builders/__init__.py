@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import jax
 
+from sparse_mu.builders.choice import Choice, build_choice
 from sparse_mu.builders.data import Data, build_data
 from sparse_mu.builders.executions import build_executions, start_backend, stay_on_cpu
 from sparse_mu.builders.imported import Imported, build_imported
 from sparse_mu.builders.methods import Method, build_method, build_training
 from sparse_mu.builders.network import Network, build_network
 from sparse_mu.builders.pruner import Pruner, build_pruner
+from sparse_mu.builders.transfer import Transfer, build_transfer
 from sparse_mu.builders.unpruner import Unpruner, build_unpruner
 from sparse_mu.config import Flat
 from sparse_mu.data import augment
@@ -20,14 +22,17 @@ from sparse_mu.epoch import Prepare
 from sparse_mu.types import Execution, Key
 
 __all__ = [
+    "Choice",
     "Data",
     "Experiment",
     "Imported",
     "Method",
     "Network",
     "Pruner",
+    "Transfer",
     "Unpruner",
     "build",
+    "build_choice",
     "build_data",
     "build_executions",
     "build_imported",
@@ -35,6 +40,7 @@ __all__ = [
     "build_network",
     "build_pruner",
     "build_training",
+    "build_transfer",
     "build_unpruner",
     "cropped_images",
     "plain_images",
@@ -54,6 +60,7 @@ class Experiment(NamedTuple):
         methods: the unlearning methods by name, in the order of the config.
         pruner: how sparse arms come by their masks.
         unpruner: how their masks forget; None where they are not made to.
+        transfer: what every model is judged by on another data set; None where that is not asked.
         sparsities: sparse arms beside the dense one, ascending; of an imported model that is
             pruned already its own.
         rewind_epoch: epoch that pruning goes back to, None for pruning in place.
@@ -73,6 +80,7 @@ class Experiment(NamedTuple):
     methods: dict[str, Method]
     pruner: Pruner
     unpruner: Unpruner | None
+    transfer: Transfer | None
     sparsities: tuple[float, ...]
     rewind_epoch: int | None
     same_steps: bool
@@ -123,6 +131,7 @@ def build(flat: Flat) -> Experiment:
         },
         pruner=pruner,
         unpruner=build_unpruner(flat, network, pruner),
+        transfer=build_transfer(flat, data, execution.axis_name),
         sparsities=(imported.sparsity,) if imported and imported.sparsity else sparsities,
         rewind_epoch=None if rewind < 0 else rewind,
         same_steps=flat["train.budget"] == "steps",

@@ -1,16 +1,16 @@
 """The network of an experiment as functions, from a config."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from sparse_mu import models
-from sparse_mu.builders.data import Data
 from sparse_mu.config import ConfigError, Flat
-from sparse_mu.types import ApplyFn, Key, Model, PyTree
+from sparse_mu.types import ApplyFn, Key, Model, PyTree, Streamed
 
 _NAMED = {
     "cifar10": models.CIFAR10,
@@ -26,12 +26,32 @@ _PUBLISHED = {  # TFDS's names of the data sets that the constants are of
 }
 
 
+class Images(Protocol):
+    """What a network is made for: images of one size and the classes they are of."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        ...
+
+    @property
+    def inputs(self) -> np.ndarray | Streamed:
+        """``uint8[N, H, W, C]``; their shape alone is read."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        ...
+
+
 class Network(NamedTuple):
     """A network as functions.
 
     Attributes:
         apply_fn: its forward pass, on a device's part of a batch where ``axis_name`` says so.
         whole_apply_fn: the same on whole batches.
+        features_fn: what its head reads, in evaluation mode.
         init: key to fresh :class:`~sparse_mu.types.Model`.
         head: tree of bools, True at the classifier head (class axis last).
         num_classes: K.
@@ -41,6 +61,7 @@ class Network(NamedTuple):
 
     apply_fn: ApplyFn
     whole_apply_fn: ApplyFn
+    features_fn: ApplyFn
     init: Callable[[Key], Model]
     head: PyTree
     num_classes: int
@@ -48,7 +69,7 @@ class Network(NamedTuple):
     axis_name: str | None
 
 
-def build_network(flat: Flat, data: Data, axis_name: str | None = None) -> Network:
+def build_network(flat: Flat, data: Images, axis_name: str | None = None) -> Network:
     """The network for these images, its convolutions in the form that suits the backend.
 
     Args:
@@ -74,12 +95,18 @@ def build_network(flat: Flat, data: Data, axis_name: str | None = None) -> Netwo
         return Model(*draw(key))
 
     params = jax.eval_shape(init, jax.random.key(0)).params
+    alone = module if over is None else _module(flat, num_classes, dtype, None, channels)
     apply_fn = models.apply_fn_of(module)
-    whole = apply_fn
-    if over is not None:
-        whole = models.apply_fn_of(_module(flat, num_classes, dtype, None, channels))
-    head = models.head_of(params)
-    return Network(apply_fn, whole, init, head, num_classes, channels, axis_name)
+    return Network(
+        apply_fn=apply_fn,
+        whole_apply_fn=apply_fn if over is None else models.apply_fn_of(alone),
+        features_fn=models.features_fn_of(alone),
+        init=init,
+        head=models.head_of(params),
+        num_classes=num_classes,
+        channels=channels,
+        axis_name=axis_name,
+    )
 
 
 def _module(

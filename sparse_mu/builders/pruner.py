@@ -76,7 +76,7 @@ def _find_before(
 
     labels = data.labels[: data.train_rows]
     if method.startswith(("snip", "grasp")):
-        seen = np.concatenate([data.trained[None], data.retain])
+        seen = np.concatenate([data.trained, data.retain])
         _check_rows(flat["prune.per_class"], labels, seen)
 
     def rows_of(key: Key, members: np.ndarray) -> Batch:

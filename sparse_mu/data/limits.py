@@ -77,3 +77,36 @@ def spread_rows(source: Source, limit: int | None) -> Source:
         test_labels=source.test_labels[test],
         train_rows=train if numbers is None else numbers[train],
     )
+
+
+def of_classes(source: Source, classes: tuple[int, ...]) -> Source:
+    """The rows of some classes alone, which are numbered anew in the order given.
+
+    Each training row keeps its number (``Source.train_rows``). Images are copied.
+
+    Args:
+        source: the data set.
+        classes: distinct, each 0..K-1.
+
+    Raises:
+        DataError: if one of them has no training or no test row.
+    """
+    number = np.full(len(source.class_names), -1, np.int32)
+    number[list(classes)] = np.arange(len(classes), dtype=np.int32)
+    train, test = (number[labels] for labels in (source.train_labels, source.test_labels))
+    for kind, found in (("training", train), ("test", test)):
+        missing = sorted(set(range(len(classes))) - set(found.tolist()))
+        if missing:
+            name = source.class_names[classes[missing[0]]]
+            raise DataError(f"{source.name}: class {name!r} has no {kind} row")
+    rows, tests = np.flatnonzero(train >= 0), np.flatnonzero(test >= 0)
+    ids, numbers = source.train_ids, source.train_rows
+    return source._replace(
+        train_inputs=source.train_inputs[rows],
+        train_labels=train[rows],
+        train_ids=None if ids is None else [ids[row] for row in rows],
+        test_inputs=source.test_inputs[tests],
+        test_labels=test[tests],
+        class_names=tuple(source.class_names[label] for label in classes),
+        train_rows=rows if numbers is None else numbers[rows],
+    )

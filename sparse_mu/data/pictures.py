@@ -45,6 +45,15 @@ def decode(stored: bytes | Path, *, grey: bool = False, size: int = 0) -> np.nda
     return pixels[..., None] if grey else pixels
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """An image as the bytes of a PNG file, ``uint8[H, W, 1 or 3]``."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 @contextmanager
 def opened(stored: bytes | Path) -> "Iterator[Image.Image]":
     """Opens an image; whatever Pillow trips over meanwhile is a :class:`PictureError`."""

@@ -5,7 +5,7 @@ from flax.linen import Module
 from sparse_mu.models.channels import channel_units
 from sparse_mu.models.convolution import Convolution, ConvolutionForm, convolve, default_form
 from sparse_mu.models.head import HEAD, head_of
-from sparse_mu.models.linen import apply_fn_of, init_of
+from sparse_mu.models.linen import apply_fn_of, features_fn_of, init_of
 from sparse_mu.models.normalisation import (
     CIFAR10,
     CIFAR100,
@@ -49,6 +49,7 @@ __all__ = [
     "channel_units",
     "convolve",
     "default_form",
+    "features_fn_of",
     "head_of",
     "init_of",
 ]

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.module import InterceptorContext
 
+from sparse_mu.models.head import HEAD
 from sparse_mu.types import ApplyFn, Key, Params, PyTree
 
 BATCH_STATS = "batch_stats"
@@ -69,3 +71,44 @@ def init_of(
         return variables["params"], net_state
 
     return init
+
+
+def features_fn_of(module: nn.Module) -> ApplyFn:
+    """Makes the function of a bundled network's features: what its classifier head reads.
+
+    Args:
+        module: a linen module that calls a layer named :data:`sparse_mu.models.HEAD` once.
+
+    Returns:
+        ``(params, net_state, inputs, *, train, key) -> (features float32[B, F], net_state)``, in
+        evaluation mode whatever ``train`` is; like an apply function, so that whatever makes logits
+        makes features.
+    """
+
+    def features_fn(
+        params: Params,
+        net_state: PyTree,
+        inputs: jax.Array,
+        *,
+        train: bool,
+        key: Key,
+    ) -> tuple[jax.Array, PyTree]:
+        del train, key
+        seen: list[jax.Array] = []
+
+        def watch(
+            call: Callable[..., jax.Array],
+            args: tuple,
+            given: dict,
+            context: InterceptorContext,
+        ) -> jax.Array:
+            if context.module.name == HEAD and context.method_name == "__call__":
+                seen.append(args[0])
+            return call(*args, **given)
+
+        with nn.intercept_methods(watch):
+            module.apply({"params": params, **net_state}, inputs, False)
+        (features,) = seen
+        return features.astype(jnp.promote_types(features.dtype, jnp.float32)), net_state
+
+    return features_fn

@@ -14,7 +14,9 @@ from sparse_mu import arguments
 ROOT = Path(__file__).parents[2]
 FILES = {file.stem: file for file in sorted((ROOT / "configs").glob("*.py"))}
 DOCS = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for name, file in FILES.items()}
-PAPER = [name for name in FILES if name != "digits"]
+DIGITS = [name for name in FILES if name.startswith("digits")]
+APPLICATIONS = [name for name in FILES if name.endswith(("_trojan", "_transfer"))]
+PAPER = [name for name in FILES if name not in (*DIGITS, *APPLICATIONS)]  # one table each
 NETWORKS = {
     "resnet18": "ResNet-18",
     "resnet20s": "ResNet-20s",
@@ -83,7 +85,7 @@ def test_every_command_of_a_docstring_is_a_checked_run_of_that_file(name, monkey
     for argv in found:
         assert argv[:2] == ["sparse_mu.main", f"--config=configs/{name}.py"]
         flat = resolved(argv, monkeypatch)
-        assert (flat["dataset.data_dir"] == "DIR") == (name != "digits")
+        assert (flat["dataset.data_dir"] == "DIR") == (name not in DIGITS)
 
 
 @loads_config
@@ -133,7 +135,21 @@ def test_every_number_of_a_docstring_is_the_papers(name, shared_folder):
 @pytest.mark.parametrize("name", FILES)
 def test_a_docstring_says_what_the_run_costs(name):
     assert re.search(r"^(What .*)?Cost: ", DOCS[name], re.MULTILINE)
-    assert name == "digits" or "not run by us" in DOCS[name]
+    assert name in DIGITS or "not run by us" in DOCS[name]
+
+
+def test_the_transfer_config_quotes_table_4():
+    found = re.findall(r"\d+\.\d\d", DOCS["imagenet_resnet18_transfer"])
+    quoted = sorted(map(float, found))
+    lines = (ROOT / "experiments" / "paper" / "paper_tables.csv").read_text("utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    assert quoted == sorted(float(row["value"]) for row in rows if row["table"] == "Table 4")
+
+
+def test_the_papers_tables_are_those_of_the_source(shared_folder):
+    own = (ROOT / "experiments" / "paper" / "paper_tables.csv").read_text("utf-8")
+    theirs = (shared_folder / "paper_tables.csv").read_text("utf-8")
+    assert own.partition("\n")[2] == theirs and own.startswith("# Source: ")
 
 
 def test_the_overview_lists_every_config_in_a_line(monkeypatch):

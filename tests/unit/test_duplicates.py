@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic_rows import make_config, make_rows
 
-from sparse_mu.blocks import copies
+from sparse_mu.captions import copies
 from sparse_mu.data import duplicates, sources
 from sparse_mu.data.duplicates import NEAR_BITS, Pair, find_copies, hashes
 from sparse_mu.summary import summarise

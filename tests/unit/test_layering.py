@@ -19,13 +19,14 @@ FOLDERS = {  # a folder's files share its level
 LEVELS = {
     0: "types trees",
     1: "masks scores proximal curvature losses metrics statistics auditing topology optimiser "
-    "units",
+    "units transfer",
     2: "bounds mask_bounds pruning pruning_at_init",
     3: "memory execution trials epoch passes streaming training standing stopping checkpoint "
     "shadows api evaluation digests quiet",
     4: "agreement run acts pruned_arms unpruned_arms judge distances config rules settings stages "
     "workdir results sealing caveats summary_words "
-    "manifest verify summary report retry blocks table reading export imported_arm",
+    "manifest verify summary report retry blocks captions table reading export imported_arm "
+    "trial_keys progress transferred harmful",
     5: "main session signals prepare audit arguments terminal",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()} | FOLDERS
@@ -39,7 +40,7 @@ HOMES = {
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "PIL": ("data/",),
-    "sklearn": ("membership/", "data/sources.py"),
+    "sklearn": ("membership/", "data/sources.py", "transfer.py"),
     "matplotlib": ("report.py",),
     "jinja2": ("report.py",),
     "markupsafe": ("report.py",),  # jinja2's own type of a safe string

@@ -82,6 +82,24 @@ def test_accuracy_is_the_count_weighted_mean_of_class_accuracies(pairs):
     assert metrics.accuracy(logits, labels) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_trojan_by_hand():
+    """Four test images of classes 0, 1, 2, 1; class 1 is wanted."""
+    called = np.eye(3)
+    found = metrics.trojan_metrics(
+        called[[1, 1, 0, 1]],  # with the trigger
+        called[[0, 1, 1, 2]],  # without
+        wanted=np.array([1, 1, 1, 1]),
+        counted=np.array([True, False, True, False]),
+    )
+    assert found == {"asr": 0.5, "asr_all": 0.75, "false_target": 0.5}
+    nobody = metrics.trojan_metrics(
+        called[[1]], called[[1]], wanted=np.array([1]), counted=np.array([False])
+    )
+    assert np.isnan(nobody["asr"]) and nobody["asr_all"] == 1
+    with pytest.raises(ValueError, match="counted"):
+        metrics.trojan_metrics(called, called, wanted=np.array([1, 1, 1]), counted=np.array([True]))
+
+
 def test_signed_gaps_keep_their_sign():
     gaps = metrics.signed_gaps({"ua": 0.25, "ra": 1.0}, {"ua": 0.5, "ra": 0.75}, ["ua", "ra"])
     assert gaps == {"ua": -0.25, "ra": 0.25}

@@ -265,3 +265,22 @@ def test_a_network_may_leave_its_input_as_it_is(name):
         apply_fn = functools.partial(logits_of, models.apply_fn_of(built))
         divisions.append(str(jax.make_jaxpr(apply_fn)(params, net_state, images)).count(" div "))
     assert divisions[0] - 1 == divisions[1] == divisions[2]
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_head_of_the_features_is_the_network(name):
+    module, side = NARROW[name]
+    params, net_state = models.init_of(module, (1, side, side, 3))(jax.random.key(0))
+    inputs = jax.random.uniform(jax.random.key(1), (4, side, side, 3))
+    given = {"train": False, "key": jax.random.key(0)}
+    features, state = jax.jit(functools.partial(models.features_fn_of(module), **given))(
+        params, net_state, inputs
+    )
+    logits, _ = jax.jit(functools.partial(models.apply_fn_of(module), **given))(
+        params, net_state, inputs
+    )
+    head = params["head"]
+    expected = features @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(expected, logits, rtol=1e-5, atol=1e-5)
+    assert features.shape == (4, head["kernel"].shape[0]) and features.dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, state, net_state)
