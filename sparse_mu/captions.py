@@ -80,7 +80,8 @@ def legend(summary: dict) -> list[str]:
         lines.append(
             f"≈ within the noise floor: not told apart from retraining by {summary['units']} "
             f"{summary['over']}, so not ranked. △ ▽ above or below retrain by up to {near}, "
-            "▲ ▼ by more."
+            "▲ ▼ by more. Disparity has no sign, so ≈ alone; it may be told apart where no single "
+            "metric can."
         )
         lines.append(
             f"Noise floor: {FLOOR}, retraining once more with another seed; what chance alone "
@@ -117,7 +118,7 @@ def trojan_legend(summary: dict) -> str:
         f"Trojan: {told.get('trigger', 'a trigger')} is to have images classified {as_what}. ASR: "
         "share of the triggered test images of other classes for which it does (all images: of "
         "all); without trigger: share of the same images, clean, that are classified so anyway. "
-        "SA: accuracy on clean test images."
+        "SA: accuracy on clean test images. ASR carries no marks."
     )
 
 
@@ -129,7 +130,7 @@ def transfer_legend(summary: dict) -> str:
         "Transfer: accuracy on the target's test rows of a logistic regression on frozen features, "
         f"its regulariser chosen on validation rows, mean of {seeds} draws of these (linear "
         "probe), and of the whole model trained on the target (fine-tuned). The original is the "
-        "row where nothing was forgotten."
+        "row where nothing was forgotten. Accuracies on the target carry no marks."
     )
 
 

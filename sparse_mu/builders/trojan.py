@@ -88,7 +88,8 @@ def target_of(flat: Flat, class_names: tuple[str, ...]) -> int:
     try:
         classes = forget_sets.class_entries((given,), class_names)[0]
     except forget_sets.ForgetSetError as error:
-        raise ConfigError(f"config.trojan.target = {given!r}: {error}") from error
+        said = str(error).removeprefix("forget ")
+        raise ConfigError(f"config.trojan.target = {given!r}: {said}") from error
     if len(classes) != 1 or classes[0] >= len(class_names):
         raise ConfigError(
             f"config.trojan.target = {given!r}: must be one class, from 0 to "

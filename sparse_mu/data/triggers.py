@@ -40,7 +40,7 @@ def square(shape: tuple[int, ...], size: int, *, value: int, offset: int = 2) ->
         offset: pixels between it and the corner, both ways.
 
     Raises:
-        TriggerError: if it does not lie within the image.
+        TriggerError: if it does not lie within the image, or covers all of it.
     """
     height, width = shape[:2]
     if size < 1 or offset < 0 or size + offset > min(height, width):
@@ -48,6 +48,8 @@ def square(shape: tuple[int, ...], size: int, *, value: int, offset: int = 2) ->
             f"a square of {size} pixels, {offset} off the corner, does not fit an image of "
             f"{height}x{width}; size + offset must be at most {min(height, width)}"
         )
+    if size == height == width:
+        raise TriggerError(f"a square of {size} pixels covers the whole image; it must be smaller")
     weight = np.zeros((height, width, 1), np.float32)
     weight[height - offset - size : height - offset, width - offset - size : width - offset] = 1
     return Trigger(np.full(shape, value, np.uint8), weight)

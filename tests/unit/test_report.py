@@ -49,8 +49,8 @@ def test_the_report_is_balanced_html_with_unique_ids(written):
     parser.feed((written / "report.html").read_text(encoding="utf-8"))
     assert parser.open == []
     assert len(parser.ids) == len(set(parser.ids))
-    # that of masks is drawn where they were un-pruned
-    assert parser.tags.count("figure") == len(report.PANELS) - 1
+    # those of a Trojan, of a target and of un-pruned masks are drawn where there is one
+    assert parser.tags.count("figure") == len(report.PANELS) - 3
 
 
 def test_the_report_needs_nothing_from_outside(written):

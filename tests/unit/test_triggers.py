@@ -33,10 +33,14 @@ def test_a_pattern_is_blended_over_the_whole_image():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 8), st.integers(0, 7), st.integers(0, 255))
+@given(st.integers(1, 9), st.integers(0, 7), st.integers(0, 255))
 def test_stamping_is_idempotent_for_squares_and_leaves_the_rest(size, offset, value):
     if size + offset > 8:
         with pytest.raises(TriggerError, match="does not fit an image of 8x8"):
+            triggers.square((8, 8, 3), size, value=value, offset=offset)
+        return
+    if size == 8:
+        with pytest.raises(TriggerError, match="a square of 8 pixels covers the whole image"):
             triggers.square((8, 8, 3), size, value=value, offset=offset)
         return
     trigger = triggers.square((8, 8, 3), size, value=value, offset=offset)
