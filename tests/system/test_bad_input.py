@@ -49,7 +49,7 @@ OVERRIDES = {  # override: what is said after "error: "
     "--config.unlearn.finetun.epochs=2": "config.unlearn.finetun.epochs: there is no such key "
     "(did you mean 'unlearn.finetune.epochs'?)",
     "--config.dataset.xyz=2": "config.dataset.xyz: there is no such key; config.dataset has "
-    "name, data_dir, limit, reading, image_size, cache_dir, workers, split_seed, ",
+    "name, data_dir, limit, classes, reading, image_size, cache_dir, workers, split_seed, ",
     "--config.train=5": "config.train: is a group of keys, set one of them: epochs, batch_size, ",
     "--config.train={'epochs': 5}": "config.train: is a group of keys",
     "--config.prune.sparsities[0]=0.5": "config.prune.sparsities[0]: there is no such key "
@@ -65,7 +65,7 @@ OVERRIDES = {  # override: what is said after "error: "
     "model.name is 'small_cnn'",
     "--config.model.dtype=float16": "config.model.dtype = 'float16': must be one of float32, ",
     "--config.forget.scenario=classes": "config.forget.scenario = 'classes': must be one of "
-    "class, random, indices (did you mean 'class'?)",
+    "class, random, indices, trojan (did you mean 'class'?)",
     "--config.train.schedule=cosin": "config.train.schedule = 'cosin': must be one of ",
     "--config.unlearn.l1_sparse.schedule=up": "config.unlearn.l1_sparse.schedule = 'up': must be",
     "--config.trials=ten": "config.trials = 'ten': must be a whole number from 1 to 10000",

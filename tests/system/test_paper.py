@@ -136,7 +136,7 @@ def test_table_4_from_runs_to_page(tmp_path):
     assert (tmp_path / "table4.png").stat().st_size > 5_000
 
 
-@pytest.mark.ci
+@pytest.mark.slow  # four minutes
 @pytest.mark.timeout(900)
 def test_a_planted_harmful_class_is_found(tmp_path):
     told = planted.scores(tmp_path)

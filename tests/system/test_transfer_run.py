@@ -52,6 +52,7 @@ def finish(folder, **changed):
     return session.perform(folder, flat_of(**changed), Signals(), None, export=False)
 
 
+@pytest.mark.ci
 def test_every_model_is_judged_as_a_backbone(tmp_path):
     summary = finish(tmp_path)
     for method in ("original", "retrain", "retrain_reseeded", "finetune"):
@@ -69,6 +70,7 @@ def test_every_model_is_judged_as_a_backbone(tmp_path):
     assert again["cells"] == summary["cells"]
 
 
+@pytest.mark.ci
 def test_rows_are_marked_where_memory_was_short_for_the_target(tmp_path, monkeypatch):
     def short(attempt, asked, *, what, lower):
         found, portion = within_memory(attempt, asked, what=what, lower=lower)
@@ -81,6 +83,7 @@ def test_rows_are_marked_where_memory_was_short_for_the_target(tmp_path, monkeyp
     assert halved == {(name, name == "finetune") for name, _ in halved} and len(halved) == 4
 
 
+@pytest.mark.ci
 def test_what_is_told_is_the_probe_of_the_models(tmp_path):
     flat = flat_of(transfer__finetune_epochs=0, unlearn__methods=(), prune__sparsities=())
     summary = finish(tmp_path, transfer__finetune_epochs=0, unlearn__methods=(),
@@ -129,6 +132,7 @@ def test_a_new_head_is_drawn_for_the_target_and_the_rest_is_kept(tmp_path):
     assert (one != other).any()
 
 
+@pytest.mark.ci
 def test_harmful_classes_are_chosen_by_their_influence(tmp_path):
     summary = finish(tmp_path, **INFLUENCE)
     told = summary["manifest"]["class_influence"]
@@ -147,6 +151,7 @@ def test_harmful_classes_are_chosen_by_their_influence(tmp_path):
     assert stage.stat().st_mtime_ns == made
 
 
+@pytest.mark.ci
 def test_the_targets_test_rows_have_no_part_in_the_choice(tmp_path):
     """With other test images under other labels the scores are the same to the bit."""
     rng = np.random.default_rng(0)

@@ -58,7 +58,7 @@ def test_arrays_become_an_experiment(flat_of, tmp_path):
 def test_rows_are_gathered_in_one_array():
     inputs = np.random.default_rng(0).integers(0, 256, (9, 2, 3, 1), np.uint8)
     inputs.flags.writeable = False
-    rows, more = np.array([8, 0, 3]), inputs[4:6]
+    rows, more = np.array([8, 0, 3]), [inputs[4:6], inputs[:0], inputs[1:2]]
     joined = gathered(inputs, rows, more)
-    np.testing.assert_array_equal(joined, np.concatenate([inputs[rows], more]))
+    np.testing.assert_array_equal(joined, np.concatenate([inputs[rows], *more]))
     assert joined.flags.writeable
