@@ -148,6 +148,9 @@ def _explain(argv: Sequence[str], error: BaseException) -> ConfigError:
             return rules.not_allowed(key, text)
     if isinstance(error, flags.UnrecognizedFlagError):
         return _no_such_flag(error.flagname)
+    if isinstance(error, KeyError | AttributeError):  # an override of what the file's config lacks
+        key = str(error).strip("\"'")
+        return ConfigError(f"--config={files[-1]}: its config has no key {key!r} to override")
     return ConfigError(_line(error))
 
 

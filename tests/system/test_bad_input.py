@@ -141,6 +141,23 @@ def test_an_override_that_cannot_be(refused, override):
     assert refused(override).startswith(OVERRIDES[override])
 
 
+@pytest.mark.parametrize("override", ["seed=1", "train.epochs=2"])
+def test_an_override_of_what_the_config_lacks(tmp_path, override):
+    file = tmp_path / "mine.py"
+    file.write_text("import ml_collections as m\ndef get_config():\n    return m.ConfigDict()\n")
+    with pytest.raises(rules.ConfigError) as raised:
+        arguments.parse(["x", f"--config={file}", f"--config.{override}"])
+    key = override.partition("=")[0].partition(".")[0]
+    assert str(raised.value) == f"--config={file}: its config has no key {key!r} to override"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_configs_are_refused(order):
+    both = ["--config=configs/digits.py", "--config=configs/digits_trojan.py"][::order]
+    with pytest.raises(rules.ConfigError, match=r"^--config is given twice: give one file$"):
+        arguments.parse(["x", *both])
+
+
 def test_the_wrong_one_of_several_overrides_is_named(refused):
     said = refused("--config.trials=2", "--config.train.learning_rate=x", "--config.seed=3")
     assert said.startswith("config.train.learning_rate = 'x'")

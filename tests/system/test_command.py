@@ -155,7 +155,7 @@ def test_the_files_of_a_workdir(run):
     config = json.loads((run.folder / "config.json").read_text())
     assert config["trials"] == TRIALS and config["forget.scenario"] == run.scenario
     assert set(run.manifest) == {
-        *("format", "what", "data", "unlearning_split", "duplicates"),
+        *("format", "what", "data", "unlearning_split", "duplicates", "trojan"),
         *("python", "versions", "commit", "device", "digests", "arms", "files", "digest"),
     }
     made_of = {"config", "code", "data", "forget_sets", "metrics"}
