@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from sparse_mu import digests, memory
-from sparse_mu.builders import Experiment, Method, Network
+from sparse_mu.builders import Data, Experiment, Method, Network, Transfer
 from sparse_mu.config import Flat
 from sparse_mu.curvature import Convergence
 from sparse_mu.evaluation import predict
@@ -73,13 +73,7 @@ class Run:
         self.x, self.workdir, self.on_progress = experiment, workdir, on_progress
         data = experiment.data
         self.trials = len(data.forget)
-        self.shared: Dataset | Streamed
-        if isinstance(data.inputs, Streamed):
-            self.shared = data.inputs  # its first rows are the training rows, too
-        else:
-            rows = Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
-            with memory.told("the data set; lower config.dataset.limit"):
-                self.shared = experiment.execution.put_shared(rows)
+        self.shared = self._placed(data, "the data set; lower config.dataset.limit")
         self.trained = data.trained
         self.keys = trial_keys(experiment.config["seed"], self.trials)
         self.fresh_keys = trial_keys(experiment.config["seed"], self.trials, reseed=True)
@@ -91,6 +85,20 @@ class Run:
         self.recorded: dict[str, dict[str, str]] = {}  # of every arm so far, by its title
         self.halved: set[str] = set()  # fingerprints of the arms that are equal up to rounding only
         self.done, self.total = 0.0, plan(experiment)
+
+    @functools.cached_property
+    def target(self) -> Dataset | Streamed:
+        """The training rows of the data set that models are judged on as backbones."""
+        assert self.x.transfer is not None
+        return self._placed(self.x.transfer, "the target; lower config.transfer.limit")
+
+    def _placed(self, data: Data | Transfer, what: str) -> Dataset | Streamed:
+        """Training rows where methods read them; ``what`` is said where memory is short."""
+        if isinstance(data.inputs, Streamed):
+            return data.inputs  # its first rows are the training rows, too
+        rows = Dataset(data.inputs[: data.train_rows], data.labels[: data.train_rows])
+        with memory.told(what):
+            return self.x.execution.put_shared(rows)
 
     @functools.cached_property
     def other_theta_0(self) -> Model:

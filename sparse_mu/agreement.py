@@ -81,9 +81,7 @@ def _transfer(flat: dict[str, Any]) -> Objections:
     yield from _choice(flat)
     if flat["dataset.pool"] == "tuning":  # it would be judged on the target's reported rows
         yield "transfer.dataset", "'' when dataset.pool is 'tuning': a target has no such pool"
-    if name != "digits" and not flat["transfer.data_dir"]:
-        place = _DATA_DIRS.get(name, "the TFDS directory that holds it")
-        yield "transfer.data_dir", f"{place} when transfer.dataset is '{name}'"
+    yield from _place(flat, "transfer.dataset", "transfer.data_dir")
     if flat["dataset.reading"] == "stream" and name in ("digits", "folder", "npz"):
         yield "transfer.dataset", "a TFDS set when dataset.reading is 'stream'"
 
@@ -109,10 +107,7 @@ def _choice(flat: dict[str, Any]) -> Objections:
 
 
 def _data(flat: dict[str, Any]) -> Objections:
-    name = flat["dataset.name"]
-    if name != "digits" and not flat["dataset.data_dir"]:
-        place = _DATA_DIRS.get(name, "the TFDS directory that holds it")
-        yield "dataset.data_dir", f"{place} when dataset.name is '{name}'"
+    yield from _place(flat, "dataset.name", "dataset.data_dir")
     tuning = flat["dataset.pool"] == "tuning"
     second = flat["dataset.unlearn_split_seed"] >= 0
     if tuning and not flat["dataset.validation"]:
@@ -121,6 +116,14 @@ def _data(flat: dict[str, Any]) -> Objections:
         yield "dataset.validation", "above 0 when dataset.unlearn_split_seed draws a second"
     if second and tuning:  # it would train on the rows that are reported
         yield "dataset.unlearn_split_seed", "-1 when dataset.pool is 'tuning'"
+
+
+def _place(flat: dict[str, Any], named_by: str, key: str) -> Objections:
+    """Of a data set that is nowhere."""
+    name = flat[named_by]
+    if name != "digits" and not flat[key]:
+        place = _DATA_DIRS.get(name, "the TFDS directory that holds it")
+        yield key, f"{place} when {named_by} is '{name}'"
 
 
 def _reading(flat: dict[str, Any]) -> Objections:

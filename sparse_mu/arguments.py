@@ -139,7 +139,8 @@ def _overrides(argv: Sequence[str]) -> list[tuple[str, str | None]]:
 def _explain(argv: Sequence[str], error: BaseException) -> ConfigError:
     """Finds the argument that made absl or ml_collections fail."""
     files = [text for name, text in _arguments(argv) if name == "config" and text]
-    for key, text in _overrides(argv):
+    overrides = _overrides(argv)
+    for key, text in overrides:
         if not files:
             return ConfigError(f"--config.{key}: overrides need --config=FILE before them")
         if text is None:
@@ -148,7 +149,7 @@ def _explain(argv: Sequence[str], error: BaseException) -> ConfigError:
             return rules.not_allowed(key, text)
     if isinstance(error, flags.UnrecognizedFlagError):
         return _no_such_flag(error.flagname)
-    if isinstance(error, KeyError | AttributeError):  # an override of what the file's config lacks
+    if overrides and isinstance(error, KeyError | AttributeError):  # of what the config lacks
         key = str(error).strip("\"'")
         return ConfigError(f"--config={files[-1]}: its config has no key {key!r} to override")
     return ConfigError(_line(error))

@@ -6,13 +6,12 @@ import jax
 import numpy as np
 
 from sparse_mu.acts import Arm, Run, fresh, title
-from sparse_mu.builders import Method
-from sparse_mu.builders.transfer import Transfer
+from sparse_mu.builders import Method, Transfer
 from sparse_mu.stages import fingerprint
 from sparse_mu.standing import Keeper
 from sparse_mu.transfer import linear_probe, of_each
 from sparse_mu.trial_keys import NEW_HEAD, apart
-from sparse_mu.types import Dataset, Masks, Model, Streamed
+from sparse_mu.types import Masks, Model
 
 TRANSFER = "transfer"  # of an arm's meta
 VERSION = 1  # raise by hand when what its stages mean changes
@@ -106,7 +105,7 @@ def _finetuned(
         keys=run.keys,
         label=("fine-tune", title(arm.method, arm.sparsity)),
         keeper=keeper,
-        shared=_rows(run, how),
+        shared=run.target,
     )
     what = f"{title(arm.method, arm.sparsity)}, fine-tuned"
     logits, short = run.forward(how.network.apply_fn, result.model, how.inputs, what)
@@ -127,10 +126,3 @@ def with_new_head(run: Run, how: Transfer, model: Model, masks: Masks) -> tuple[
     params = jax.tree.map(chosen, head, drawn.params, model.params)
     whole = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), drawn.params)
     return Model(params, model.net_state), jax.tree.map(chosen, head, whole, masks)
-
-
-def _rows(run: Run, how: Transfer) -> Dataset | Streamed:
-    if isinstance(how.inputs, Streamed):
-        return how.inputs
-    rows = Dataset(how.inputs[: how.train_rows], how.labels[: how.train_rows])
-    return run.x.execution.put_shared(rows)
